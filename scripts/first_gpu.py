@@ -279,7 +279,7 @@ def _shortage(setting: Setting) -> dict[str, Any]:
     """A batch of eight where memory holds one frame and some more: masks and how often the batch was halved."""
     from workloads import save_sam
 
-    from openavs.models.memory import run_with_oom_backoff
+    from openavs.models.device import run_with_oom_backoff
     from openavs.stages.segmenters.sam import SamSegmenter
 
     path = save_sam(setting.folder / "short", setting.size, "base", setting.device)

@@ -33,7 +33,7 @@ import torch
 from workloads import BOXES, SIZES, Size, in_memory, save_models, standard, tiny_pipeline
 
 from openavs.media import open_clip, write_video
-from openavs.pipeline.dedup import FrameDeduplicator, max_cell_difference
+from openavs.pipeline.frames import FrameDeduplicator, max_cell_difference
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
 from openavs.structures.types import Clip, Frame

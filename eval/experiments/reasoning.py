@@ -43,7 +43,7 @@ from openavs.pipeline.context import RunContext
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.reasoners.judgment import Judgment
 from openavs.stages.reasoners.question import ClipQuestion
-from openavs.stages.reasoners.server_reasoner import ServerVisionReasoner
+from openavs.stages.reasoners.vision_reasoner import ServerVisionReasoner
 from openavs.structures.masks import rle_to_mask, segments_to_mask
 from openavs.structures.types import BoolMask, Caption, Clip, ClipEvidence, Prompt, TrackedFrame
 from openavs.synthetic.datasets import scene_to_clip

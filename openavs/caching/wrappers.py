@@ -25,7 +25,7 @@ from openavs.caching.fingerprint import stage_fingerprint
 from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
-from openavs.models.memory import run_with_oom_backoff
+from openavs.models.device import run_with_oom_backoff
 from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output

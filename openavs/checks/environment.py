@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openavs.checks import CheckResult
-from openavs.models.memory import read_cgroup, total_memory
+from openavs.models.device import read_cgroup, total_memory
 from openavs.utils.optional_deps import EXTRAS, Extra
 from openavs.utils.text import pluralize
 

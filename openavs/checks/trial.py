@@ -15,8 +15,7 @@ from openavs.checks import CheckResult
 from openavs.checks.recipe_check import check_vocabulary
 from openavs.config.recipe import Recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError
-from openavs.models.device import DeviceConfig, resolve_device
-from openavs.models.memory import is_out_of_memory
+from openavs.models.device import DeviceConfig, is_out_of_memory, resolve_device
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_footprints

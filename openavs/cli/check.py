@@ -80,7 +80,7 @@ def _download_and_try(
     pipeline: str, overrides: Sequence[str], video: Path | None, offline: bool
 ) -> Iterator[tuple[str, CheckResult]]:
     """Yields the results of the downloads and of the stages, each with its key in the JSON."""
-    from openavs.checks.downloads import fetch_models
+    from openavs.checks.plan import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
     from openavs.config.recipe import load_recipe, override_recipe
     from openavs.media import open_clip

@@ -37,7 +37,7 @@ from openavs.cli.options import (
 from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 
 if TYPE_CHECKING:
-    from openavs.caching.stagewise import StagedSchedule
+    from openavs.caching.build import StagedSchedule
     from openavs.config.recipe import Recipe
     from openavs.evaluation.evaluator import Evaluation
     from openavs.evaluation.predictor import Failures

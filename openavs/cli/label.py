@@ -116,7 +116,7 @@ def label(
     verbose: VerboseOption = False,
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
-    from openavs.caching.stagewise import WINDOW
+    from openavs.caching.build import WINDOW
     from openavs.cli.jobs import print_plan, report_changed, run_stoppable, stage_cache
     from openavs.config.recipe import load_recipe, recipe_from_dict
     from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job

@@ -173,10 +173,9 @@ def _run(
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import open_folder, pending_samples, reopen_changed
     from openavs.jobs.progress import JobProgress
-    from openavs.jobs.run import run_job
+    from openavs.jobs.run import REPORT_SINK, run_job
     from openavs.jobs.run_page import NAME as PAGE, write_run_page
     from openavs.jobs.sample import Sample, file_size
-    from openavs.jobs.save import REPORT_SINK
     from openavs.jobs.worker import default_threads, memory_share, visible_gpus
     from openavs.pipeline.lockfile import load_lock, pin_recipe
 

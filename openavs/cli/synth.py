@@ -115,9 +115,8 @@ def demo(
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import clear_folder, open_folder
     from openavs.jobs.progress import JobProgress
-    from openavs.jobs.run import run_job
+    from openavs.jobs.run import REPORT_SINK, run_job
     from openavs.jobs.sample import Sample, file_size
-    from openavs.jobs.save import REPORT_SINK
     from openavs.jobs.worker import default_threads
     from openavs.results.serialization import read_result
     from openavs.synthetic.datasets import write_clip

@@ -118,7 +118,7 @@ class FrameDedupConfig(_Section):
     """Detection of repeated frames, which reuse the results of the frame before.
 
     `max_diff` bounds the mean absolute difference, in gray levels, within the cell of a 32 x 32 grid that changed most
-    (`openavs/pipeline/dedup.py`). 0: the same bits, hence the same result; null: off.
+    (`openavs/pipeline/frames.py`). 0: the same bits, hence the same result; null: off.
     """
 
     max_diff: Annotated[Number, Field(ge=0, le=255)] | None = 0.0
@@ -251,7 +251,7 @@ class PipelineConfig:
         aliases: phrase -> label.
         batch_frames: frames per batch.
         batch_windows: audio windows per batch.
-        max_diff: largest `dedup.max_cell_difference` of a repeated frame: 0 for the same bits, None to disable.
+        max_diff: largest `frames.max_cell_difference` of a repeated frame: 0 for the same bits, None to disable.
         disambiguate: give detectors the names that they know (`lexicon.detector_name`).
         min_audio_visual_ratio: least share of the frame's best product of audio score and box score that a phrase
             needs; None keeps all.

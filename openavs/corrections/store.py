@@ -18,11 +18,10 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.jobs.checkpoint import amend, read_completion
 from openavs.jobs.index import finished_row
-from openavs.jobs.job import Job, import_name
+from openavs.jobs.job import Job, Sink, import_name
 from openavs.jobs.locks import FIRST_SHARD, claimed, locked_file
 from openavs.jobs.manifest import LINES, Manifest, read_manifest
 from openavs.jobs.sample import Sample, line_to_sample
-from openavs.jobs.sink import Sink
 from openavs.results.serialization import clip_folder, read_result, result_files, result_from_json, result_to_json
 from openavs.structures.masks import rle_iou
 from openavs.structures.types import ClipResult, Correction, FrameResult, Rejection, Segment

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.build import StagedSchedule
 from openavs.config import resources
 from openavs.config.options import first_error
 from openavs.config.recipe import Recipe, Text, load_recipe

@@ -17,8 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from openavs.caching.build import build_pipeline
-from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.build import StagedSchedule, build_pipeline
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig

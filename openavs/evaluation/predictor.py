@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.build import StagedSchedule
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import png_size, resize_mask
@@ -29,13 +29,12 @@ from openavs.evaluation.track_predictions import RESULTS, result_to_tracks, writ
 from openavs.jobs.checkpoint import read_completion
 from openavs.jobs.executors.base import Executor
 from openavs.jobs.executors.local import InlineExecutor, LocalExecutor
-from openavs.jobs.job import PIPELINE_BUILDER, ClipFinished, Job
+from openavs.jobs.job import PIPELINE_BUILDER, ClipFinished, Job, PredictorOutput, ProbabilisticResult, Sink
 from openavs.jobs.manifest import JobRequest, Manifest
 from openavs.jobs.output_dir import open_folder, reopen_changed
 from openavs.jobs.progress import JobProgress
 from openavs.jobs.run import run_job
 from openavs.jobs.sample import Sample, locate
-from openavs.jobs.sink import PredictorOutput, ProbabilisticResult, Sink
 from openavs.jobs.worker import default_threads, memory_share, visible_gpus
 from openavs.pipeline.pipeline import Progress
 from openavs.results.filters import FilteredResult
@@ -133,7 +132,7 @@ def predict(
         root,
         predictor.recipe,
         predictor.base,
-        sink="openavs.jobs.sink:Sink" if dataset.track_layout else "openavs.evaluation.predictor:PredictionSink",
+        sink="openavs.jobs.job:Sink" if dataset.track_layout else "openavs.evaluation.predictor:PredictionSink",
         builder=predictor.builder,
         classes=labels,
         threads=manifest.threads,

@@ -1,4 +1,4 @@
-"""A job and its shards as plain data that is sent to workers in any process or machine."""
+"""A job and its shards as plain data that is sent to workers in any process or machine, and what its sink writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from openavs.results.serialization import Values
+from openavs.jobs.sample import Sample
+from openavs.results.filters import FilteredResult
+from openavs.results.serialization import Values, clip_folder
+from openavs.structures.types import Clip, ClipResult, ImageArray
+from openavs.utils.fs import stamp_file
 
 PIPELINE_BUILDER = "openavs.caching.build:build_pipeline"
 STUDENT_BUILDER = "openavs.training.inference:build_student"
@@ -24,7 +28,7 @@ class Job:
         root: The folder that the manifest's relative paths start from, as this machine names it.
         recipe: The resolved recipe.
         base: The folder of the recipe's own relative paths.
-        sink: The class that writes further files of a clip, as `module:Class` (see `sink.py`).
+        sink: The class that writes further files of a clip, as `module:Class` (see `Sink`).
         options: Plain-data options of the sink.
         builder: The function that builds the recipe's pipeline, as `module:function` (see `caching/build.py`).
         classes: Labels of class masks in the order of their indices; empty: instance masks.
@@ -41,7 +45,7 @@ class Job:
     root: Path
     recipe: Mapping[str, Any]
     base: Path | None = None
-    sink: str = "openavs.jobs.sink:Sink"
+    sink: str = "openavs.jobs.job:Sink"
     options: Mapping[str, Any] = field(default_factory=dict)
     builder: str = PIPELINE_BUILDER
     classes: tuple[str, ...] = ()
@@ -105,3 +109,78 @@ def import_name(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     found: Callable[..., Any] = getattr(import_module(module), attribute)
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class ProbabilisticResult:
+    """A result with the probability of every pixel times 255, uint8 `[T, H, W]`, in the clip's size."""
+
+    result: ClipResult
+    probability: ImageArray
+
+
+VIDEO_SIDE = 960  # pixels of the longest side of the report's video
+
+PredictorOutput = ClipResult | ProbabilisticResult
+"""The output of a pipeline for a clip."""
+
+
+class Sink:
+    """The base of all sinks, which writes nothing further.
+
+    A job names its sink as `module:Class`. Files are written before `result.json`, and their stamps are recorded with
+    the clip. The same clip and result give the same bytes: no file may depend on the time or the machine.
+    """
+
+    pictures = True
+    """Whether results keep the picture that a reasoner was shown."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def filter(self, result: ClipResult) -> FilteredResult:
+        """Return what is left of a result; a clip that is dropped as a whole has the status `filtered`."""
+        return FilteredResult(result, None, {})
+
+    def write(self, sample: Sample, clip: Clip, output: PredictorOutput, filtered: FilteredResult) -> Mapping[str, str]:
+        """Write the files of a clip and return their stamps by path below the result folder.
+
+        Raises:
+            InputError: the clip cannot be written; it is recorded as failed.
+        """
+        return {}
+
+    def remove(self, sample: Sample) -> None:
+        """Remove the files that an interrupted run left outside of the clip's folder."""
+
+
+class ReportSink(Sink):
+    """`overlay.mp4` and `report.html` in the clip's folder; the option `files` may name only one of them.
+
+    The report plays `video.mp4`, a small copy of the clip without masks, which is written with it.
+    """
+
+    def write(self, sample: Sample, clip: Clip, output: PredictorOutput, filtered: FilteredResult) -> Mapping[str, str]:
+        """Write the video with the masks painted on it, and the report with its video."""
+        from openavs.media import write_overlay
+        from openavs.visualization.colors import palette_of
+        from openavs.visualization.overlay import OverlayPainter
+        from openavs.visualization.player import MotionRecorder, record_motion
+        from openavs.visualization.report import report_frames, write_report
+
+        result = filtered.result
+        folder = clip_folder(self.job.out, sample.id)
+        wanted = set(self.job.options.get("files", ("overlay.mp4", "report.html")))
+        if wanted:
+            folder.mkdir(parents=True, exist_ok=True)
+        palette, moving = palette_of(result.frames), MotionRecorder()
+        if "overlay.mp4" in wanted:
+            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, palette, clip, moving))
+        if "report.html" in wanted:
+            if "overlay.mp4" not in wanted:
+                moving = record_motion(result, palette, clip)
+            write_overlay(folder / "video.mp4", clip, lambda time, image: image, size_limit=VIDEO_SIDE)
+            wanted.add("video.mp4")
+            frames = clip.frames(report_frames(result))
+            write_report(folder / "report.html", result, frames, clip.audio, clip.duration, "video.mp4", moving)
+        return {f"clips/{sample.id}/{name}": stamp_file(folder / name) for name in sorted(wanted)}

@@ -15,18 +15,17 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.build import StagedSchedule
 from openavs.errors import InputError, InvalidOutputError, ModelError, OutOfMemoryError
 from openavs.jobs.checkpoint import ShardJournal, complete, journal_path, read_completion, save_timings
 from openavs.jobs.event_log import append
 from openavs.jobs.index import failed_row, finished_row
-from openavs.jobs.job import ClipFinished, Job, ShardSpec, import_name
+from openavs.jobs.job import ClipFinished, Job, PredictorOutput, ProbabilisticResult, ShardSpec, Sink, import_name
 from openavs.jobs.loader import ClipError, ClipLoader
 from openavs.jobs.locks import FIRST_SHARD, JOB, claim, release
 from openavs.jobs.manifest import LINES
 from openavs.jobs.sample import Row, Sample, line_to_sample
-from openavs.jobs.sink import PredictorOutput, ProbabilisticResult, Sink
-from openavs.models.memory import translate_oom_errors
+from openavs.models.device import translate_oom_errors
 from openavs.results.serialization import clip_folder, refuse_other_folder, result_files
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip, ClipResult

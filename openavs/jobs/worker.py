@@ -17,8 +17,7 @@ from openavs.config.recipe import recipe_from_dict
 from openavs.jobs.event_log import log_path
 from openavs.jobs.job import ClipFinished, Job, ShardSpec, import_name
 from openavs.jobs.shard import run_shard
-from openavs.models.device import has_gpu
-from openavs.models.memory import available_memory, release_memory
+from openavs.models.device import available_memory, has_gpu, release_memory
 from openavs.utils.text import SafeFormatter
 
 GC_INTERVAL = 32

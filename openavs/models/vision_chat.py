@@ -18,8 +18,8 @@ from PIL import Image
 
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
-from openavs.models.chat_api.faults import NO_PICTURES, TOO_LONG, ParseError
-from openavs.models.device import resolve_device, resolve_language_dtype
+from openavs.models.chat_api.endpoint import NO_PICTURES, TOO_LONG, ParseError
+from openavs.models.device import resolve_device, resolve_language_dtype, run_with_oom_backoff
 from openavs.models.generation import (
     GREEDY,
     check_chat_template,
@@ -29,7 +29,6 @@ from openavs.models.generation import (
     token_batches,
 )
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
-from openavs.models.memory import run_with_oom_backoff
 from openavs.structures.types import ImageArray
 
 if TYPE_CHECKING:

@@ -19,9 +19,16 @@ from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_rec
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import count_parameters, find_known_model, stored_dtype
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS
-from openavs.models.device import DeviceConfig, has_gpu, is_bfloat16_fast, resolve_device, resolve_language_dtype
+from openavs.models.device import (
+    DeviceConfig,
+    available_memory,
+    has_gpu,
+    is_bfloat16_fast,
+    resolve_device,
+    resolve_language_dtype,
+    total_memory,
+)
 from openavs.models.hub import resolve
-from openavs.models.memory import available_memory, total_memory
 from openavs.models.vision_chat import MAX_PIXELS
 from openavs.pipeline.offload import STAGE_GROUPS
 

@@ -2,7 +2,7 @@
 
 There are three groups: captioner, translator, and the stages that work on the same frames. A pipeline of lazy backends
 gives the same results. A change of groups costs a load; a window of clips therefore passes one group before the next
-(`caching/stagewise.py`).
+(`caching/build.py`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from openavs.config.recipe import Recipe, stage_of
-from openavs.models.device import empty_cuda_cache
-from openavs.models.memory import release_memory
+from openavs.models.device import empty_cuda_cache, release_memory
 from openavs.registry import BackendCache, check_backends, instantiate
 
 STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker", "reasoner"))

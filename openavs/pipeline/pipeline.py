@@ -10,9 +10,9 @@
 
 The output is one `FrameResult` per frame, in order, with the reasons: captions, prompts, segments and rejections.
 
-Beside this file: `frames.py` (audio windows, frame batches), `filtering.py` (which boxes are kept), `dedup.py`
-(repeated frames), `context.py` (warnings, timings, progress); `stages/contracts.py` finds NaN and wrong sizes. The
-thresholds are in `PipelineConfig`; `models/memory.py` splits batches that do not fit into memory.
+Beside this file: `frames.py` (audio windows, frame batches, repeated frames), `filtering.py` (which boxes are kept),
+`context.py` (warnings, timings, progress); `stages/contracts.py` finds NaN and wrong sizes. The
+thresholds are in `PipelineConfig`; `models/device.py` splits batches that do not fit into memory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from typing import Any, Self, cast
 
 from openavs.config.recipe import PipelineConfig, Recipe, pipeline_config
 from openavs.errors import InputError
-from openavs.models.memory import run_with_oom_backoff
+from openavs.models.device import run_with_oom_backoff
 from openavs.pipeline.context import Progress, RunContext
-from openavs.pipeline.dedup import FrameMemo
 from openavs.pipeline.filtering import filter_detections
-from openavs.pipeline.frames import audio_windows, frame_batches, frame_events
+from openavs.pipeline.frames import FrameMemo, audio_windows, frame_batches, frame_events
 from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner, EventCaptioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames

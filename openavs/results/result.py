@@ -67,7 +67,7 @@ class Result(ClipResult):
         Raises:
             InputError: `out` has results of another recipe, or has this clip and `overwrite` is False.
         """
-        from openavs.jobs.save import save_result
+        from openavs.jobs.run import save_result
         from openavs.utils.fs import safe_id
 
         name = safe_id(self.clip)  # ids of clips made in memory may be any text
@@ -162,7 +162,7 @@ class Result(ClipResult):
         Args:
             axes: to draw into; by default those of a new figure.
         """
-        from openavs.visualization.timeline import plot_timeline
+        from openavs.visualization.plots import plot_timeline
 
         return plot_timeline(self, axes)
 

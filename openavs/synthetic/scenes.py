@@ -18,10 +18,9 @@ from PIL import Image, ImageDraw
 from openavs.errors import InputError
 from openavs.structures.types import BoolMask, ImageArray, Waveform
 from openavs.synthetic import audio as sounds
-from openavs.synthetic.camera import Camera, View, shaking_camera, textured
 from openavs.synthetic.categories import KINDS, Category
 from openavs.synthetic.events import SoundEvent, active_spans
-from openavs.synthetic.motion import STEADY, Pose, SoundMotion, move_with
+from openavs.synthetic.motion import STEADY, Camera, Pose, SoundMotion, View, move_with, shaking_camera, textured
 from openavs.synthetic.shapes import Drawing, Points, Rng, shape_of
 
 SPLITS = ("train", "val", "test")

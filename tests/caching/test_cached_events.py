@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.build import StagedSchedule
 from openavs.caching.store import StageCache
 from openavs.caching.wrappers import CachedCaptioner, CachedEventCaptioner, with_cache
 from openavs.config.recipe import Recipe, load_recipe

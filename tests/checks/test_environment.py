@@ -190,7 +190,7 @@ def test_a_recipe_that_is_too_large_for_the_machine(tmp_path: Path, monkeypatch:
 
 
 def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openavs.models.memory.CGROUP", tmp_path)
+    monkeypatch.setattr("openavs.models.device.CGROUP", tmp_path)
     (tmp_path / "memory.max").write_text("1073741824\n")
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     assert environment.memory_gib() == 1.0 and environment.available_cores() == 0.5

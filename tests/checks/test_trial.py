@@ -16,7 +16,7 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from openavs.checks import trial
-from openavs.checks.downloads import fetch_models
+from openavs.checks.plan import fetch_models
 from openavs.checks.recipe_check import check_vocabulary
 from openavs.cli.check import _download_and_try
 from openavs.config.recipe import StudentConfig, load_recipe
@@ -179,7 +179,7 @@ def test_unusable_options_and_videos_are_refused(openavs: Run, tmp_path: Path) -
 
 def test_a_recipe_that_does_not_fit_is_refused_before_downloads(openavs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openavs.pipeline.memory_estimate.free_memory", lambda place: 1000)
-    monkeypatch.setattr("openavs.checks.downloads.resolve", lambda *given: pytest.fail("downloads"))
+    monkeypatch.setattr("openavs.checks.plan.resolve", lambda *given: pytest.fail("downloads"))
     done = openavs("check", "--download", "-p", "tiny")
     assert done.code == 2 and "the recipe tiny needs" in done.err and "free" in done.err
 

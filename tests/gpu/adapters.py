@@ -25,8 +25,7 @@ from openavs.stages.trackers.sam2_video import Sam2VideoTracker
 from openavs.stages.trackers.sam3_video import Sam3VideoTracker
 from openavs.stages.translators.base import Request
 from openavs.stages.translators.frame_pictures import frame_pictures
-from openavs.stages.translators.llm import LlmTranslator
-from openavs.stages.translators.vlm import VlmTranslator
+from openavs.stages.translators.llm import LlmTranslator, VlmTranslator
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import AudioWindow, Caption, Clip, Frame, ImageArray, Segment, TrackedFrame, Waveform

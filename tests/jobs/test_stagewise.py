@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.caching.stagewise import StagedSchedule
+from openavs.caching.build import StagedSchedule
 from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.errors import InvalidOutputError, ModelError
 from openavs.jobs.checkpoint import ShardJournal, journal_path

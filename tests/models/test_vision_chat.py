@@ -16,7 +16,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from openavs.errors import InputError, ModelError, OutOfMemoryError
 from openavs.models.chat_api.chat_server import ChatServer
-from openavs.models.chat_api.faults import NO_PICTURES, TOO_LONG, ParseError
+from openavs.models.chat_api.endpoint import NO_PICTURES, TOO_LONG, ParseError
 from openavs.models.vision_chat import (
     VisionModel,
     VisionRequest,

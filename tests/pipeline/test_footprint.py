@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import count_parameters, stored_dtype
-from openavs.models.device import DeviceConfig
-from openavs.models.memory import available_memory, total_memory
+from openavs.models.device import DeviceConfig, available_memory, total_memory
 from openavs.pipeline import memory_estimate as footprint
 from openavs.pipeline.memory_estimate import (
     MemoryFootprint,
@@ -288,8 +287,8 @@ def test_cached_files_count_as_free_and_a_container_sets_a_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 8000 kB\nMemFree: 100 kB\nMemAvailable: 6000 kB\nHugePages_Total: 0\n")
-    monkeypatch.setattr("openavs.models.memory._MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr("openavs.models.memory.CGROUP", tmp_path)
+    monkeypatch.setattr("openavs.models.device._MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("openavs.models.device.CGROUP", tmp_path)
     assert available_memory() == 6000 * 1024
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("2000000\n")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.pipeline.dedup import FrameDeduplicator, FrameMemo, max_cell_difference
+from openavs.pipeline.frames import FrameDeduplicator, FrameMemo, max_cell_difference
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.trackers.iou import IouTracker
 from openavs.structures.types import Clip, Frame, FrameResult, ImageArray

@@ -36,8 +36,7 @@ from openavs.models.chat_api.client import (
     rejected_field,
     rejects_pictures,
 )
-from openavs.models.chat_api.endpoint import OPENAI, find_endpoint
-from openavs.models.chat_api.faults import NO_PICTURES, ParseError, TransientError
+from openavs.models.chat_api.endpoint import NO_PICTURES, OPENAI, ParseError, TransientError, find_endpoint
 from openavs.utils.text import printable
 
 logger = logging.getLogger(__name__)

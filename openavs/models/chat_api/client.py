@@ -22,8 +22,7 @@ import httpx2
 import openai
 
 from openavs.errors import ModelError
-from openavs.models.chat_api.endpoint import Endpoint
-from openavs.models.chat_api.faults import EMPTY, REFUSED, TOO_LONG, ParseError, TransientError
+from openavs.models.chat_api.endpoint import EMPTY, REFUSED, TOO_LONG, Endpoint, ParseError, TransientError
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Address and key of a chat server, validated before anything is sent.
+"""Address and key of a chat server, validated before anything is sent, and its faults.
 
 A module of its own because recipes are validated without the `openai` package. The key is read from the environment
 only; it is part of no recipe, result, log line or error message.
@@ -102,3 +102,29 @@ def _read_key(variable: str, url: str) -> str:
     if not (key.isascii() and key.isprintable()):
         raise ModelError(f"the environment variable {variable} holds unprintable text instead of a key; set it again")
     return key
+
+
+# A model reads these reasons when it is requested to correct its answer, so a change of words can change its answers.
+EMPTY = "the answer is empty"
+REFUSED = "the model refused to answer"
+TOO_LONG = "the question is longer than the model's context"
+NO_PICTURES = "the server does not take the picture"
+
+
+class ParseError(Exception):
+    """An unusable answer; `reason` is a short clause such as "the answer is empty".
+
+    `final` means that a repetition would fail, too; `transient` that the cause is temporary, such as a server outage.
+    """
+
+    def __init__(self, reason: str, *, final: bool = False, transient: bool = False) -> None:
+        super().__init__(reason)
+        self.reason, self.final, self.transient = reason, final, transient
+
+
+class TransientError(Exception):
+    """A temporary fault; `wait` is the number of seconds that the server requests to wait, None if unspecified."""
+
+    def __init__(self, reason: str, wait: float | None = None, *, retry: bool = True) -> None:
+        super().__init__(reason)
+        self.reason, self.wait, self.retry = reason, wait, retry

@@ -12,8 +12,7 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.media.audio import encode_wav, resample
 from openavs.models.chat_api.chat_server import ChatServer, OnError, ServerRequest, Usage
-from openavs.models.chat_api.endpoint import OPENAI
-from openavs.models.chat_api.faults import ParseError
+from openavs.models.chat_api.endpoint import OPENAI, ParseError
 from openavs.stages.captioners.base import one_line, validate_questions
 from openavs.structures.types import AudioWindow, Caption, Waveform
 

@@ -22,9 +22,8 @@ import torch
 from transformers import PeAudioFrameLevelModel, PeAudioProcessor
 
 from openavs.errors import InputError, InvalidOutputError
-from openavs.models.device import resolve_device
+from openavs.models.device import resolve_device, run_with_oom_backoff
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.models.memory import run_with_oom_backoff
 from openavs.stages.captioners.base import Samples
 from openavs.stages.captioners.event_detection import EventDetector
 from openavs.stages.captioners.label_selection import Scores

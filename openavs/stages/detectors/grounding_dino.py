@@ -1,7 +1,7 @@
 """Grounding DINO and MM-Grounding-DINO (transformers): all phrases of a frame in one forward pass.
 
 `BaseGroundingDino` is shared with the adapter of the original package. Phrase scores are computed from the phrases' own
-tokens (`token_spans.py`), long lists are split over several captions, and frames are never padded against each other,
+tokens (`postprocess.py`), long lists are split over several captions, and frames are never padded against each other,
 because results would then depend on the batch. Very thin frames, for which the model has too few visual tokens and
 fails with an index error, are letterboxed (`preprocess.py`).
 """
@@ -29,15 +29,19 @@ from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, r
 from openavs.models.ops.grounding_dino import optimize_grounding_dino
 from openavs.models.ops.image import normalization_table, normalize_bytes
 from openavs.stages.detectors.postprocess import (
+    CLS,
+    DOT,
+    SEP,
+    CaptionTokens,
     best_first,
     boxes_to_detections,
     check_inputs,
     check_options,
     image_batches,
+    plan_captions,
     to_host,
 )
 from openavs.stages.detectors.preprocess import ResizePolicy, Size, choose_resize_policy, resize
-from openavs.stages.detectors.token_spans import CLS, DOT, SEP, CaptionTokens, plan_captions
 from openavs.structures.types import Detection, ImageArray
 
 _MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")

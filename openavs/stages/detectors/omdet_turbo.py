@@ -31,11 +31,11 @@ from openavs.stages.detectors.postprocess import (
     boxes_to_detections,
     check_inputs,
     check_options,
+    clean_phrase,
     image_batches,
     to_host,
 )
 from openavs.stages.detectors.preprocess import resize
-from openavs.stages.detectors.token_spans import clean_phrase
 from openavs.structures.types import Detection, ImageArray
 from openavs.utils.optional_deps import import_timm
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from openavs.models.chat_api.faults import EMPTY
+from openavs.models.chat_api.endpoint import EMPTY
 from openavs.stages.prompting import clean_text
 from openavs.structures.types import Decision
 from openavs.utils.text import pluralize

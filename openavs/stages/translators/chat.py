@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from openavs.errors import InputError
-from openavs.models.chat_api.faults import REFUSED, ParseError
+from openavs.models.chat_api.endpoint import REFUSED, ParseError
 from openavs.models.vision_chat import VisionModel, VisionRequest, VisionServer
 from openavs.stages.prompting import (
     MAX_PHRASES,

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from openavs.models.chat_api.chat_server import ChatServer, OnError, Structured, Usage
-from openavs.models.chat_api.endpoint import OPENAI
-from openavs.models.chat_api.faults import ParseError
+from openavs.models.chat_api.endpoint import OPENAI, ParseError
 from openavs.models.vision_chat import MAX_PIXELS, VisionServer
 from openavs.stages.prompting import MAX_PHRASES
 from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, answer_in_groups

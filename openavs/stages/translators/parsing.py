@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openavs.models.chat_api.faults import EMPTY, REFUSED, ParseError
+from openavs.models.chat_api.endpoint import EMPTY, REFUSED, ParseError
 from openavs.stages.prompting import MAX_PHRASES, clean_text
 from openavs.stages.vocabulary import match_classes
 from openavs.utils.text import pluralize

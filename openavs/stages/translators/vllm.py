@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import stored_dtype
-from openavs.models.chat_api.faults import TOO_LONG, ParseError
+from openavs.models.chat_api.endpoint import TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.generation import token_budget
 from openavs.models.hub import load_processor, resolve

@@ -1,4 +1,4 @@
-"""Protocols of verifiers: does a segment look like its phrase, and does it move like the sound?
+"""Protocols of verifiers, of looks and of whole clips, and the calibration of their thresholds.
 
 Verifiers of whole clips make a `Choice` about each segment and apply them to its frame.
 """
@@ -10,6 +10,9 @@ from dataclasses import dataclass, replace
 from inspect import getattr_static
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
+import numpy as np
+
+from openavs.errors import InputError
 from openavs.structures.types import (
     ClipEvidence,
     Decision,
@@ -90,3 +93,34 @@ def apply_choices(tracked: TrackedFrame, choices: Sequence[Choice], verifier: st
         segments.append(replace(segment, verdicts=(*segment.verdicts, verdict)))
     rejected.sort(key=lambda rejection: -(rejection.score or 0.0))
     return replace(tracked, segments=tuple(segments), rejected=(*tracked.rejected, *rejected))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, with the fractions of right segments that it keeps and of wrong ones that it rejects."""
+
+    threshold: float
+    right_kept: float
+    wrong_rejected: float
+
+
+def calibrate(scores: Sequence[float], right: Sequence[bool], keep: float = 0.95) -> Calibration:
+    """Find the highest threshold that keeps at least a given fraction of the right segments.
+
+    Args:
+        scores: a verifier's score of each segment.
+        right: whether each segment is right.
+        keep: minimum fraction of right segments to keep, in (0, 1].
+
+    Raises:
+        InputError: right or wrong examples are missing, or `keep` is out of range.
+    """
+    values, truth = np.asarray(scores, dtype=np.float64), np.asarray(right, dtype=np.bool_)
+    if values.shape != truth.shape or not truth.any() or truth.all():
+        raise InputError("calibration needs a score for each example, and both right and wrong examples")
+    if not 0 < keep <= 1:
+        raise InputError(f"calibration keeps a fraction of right examples more than 0 and at most 1, not {keep}")
+    good = np.sort(values[truth])[::-1]
+    threshold = float(good[int(np.ceil(keep * len(good) - 1e-9)) - 1])
+    kept = values >= threshold
+    return Calibration(threshold, float(kept[truth].mean()), float((~kept)[~truth].mean()))

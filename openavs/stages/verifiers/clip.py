@@ -20,7 +20,7 @@ from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.image import normalization_table, normalize_bytes
-from openavs.stages.verifiers.cutouts import cut_out, cut_square, square_around
+from openavs.stages.verifiers.candidates import cut_out, cut_square, square_around
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask, Decision, ImageArray, Segment, Verdict
 
@@ -39,7 +39,7 @@ class ClipVerifier:
     """Keeps a segment if it looks more like its phrase than like anything else that it is compared with.
 
     The score is the softmax, at CLIP's own temperature, of the phrase against the other phrases of the frame and the
-    best negative prompt: from 0.5 on the phrase outweighs all others together. `calibration.py` finds a threshold from
+    best negative prompt: from 0.5 on the phrase outweighs all others together. `calibrate` finds a threshold from
     labeled examples.
 
     Args:

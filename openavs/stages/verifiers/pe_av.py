@@ -2,7 +2,7 @@
 
 Candidates are cut out over time, and these films are compared with the sound of the same time, alone and together with
 the phrase. Every film is also compared with shuffled sounds: other moments of the clip in which the phrase does not
-sound, noise, and silence; `contrast.py` has the rule.
+sound, noise, and silence; see the functions below.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from openavs.errors import InputError
-from openavs.models.device import resolve_device
+from openavs.models.device import resolve_device, run_with_oom_backoff
 from openavs.models.hub import resolve
-from openavs.models.memory import run_with_oom_backoff
 from openavs.stages.verifiers.base import Choice, apply_choices
 from openavs.stages.verifiers.candidates import (
     CandidateTimeline,
@@ -26,7 +25,6 @@ from openavs.stages.verifiers.candidates import (
     interval_of,
     window_times,
 )
-from openavs.stages.verifiers.contrast import NO_EVIDENCE, choose_sounding, shuffled_evidence
 from openavs.stages.verifiers.pe_av_model import PeAudioVideoEmbedder
 from openavs.structures.masks import small_size
 from openavs.structures.types import Clip, ClipEvidence, TrackedFrame, Waveform
@@ -274,3 +272,58 @@ class _ClipSounds:
             phrase in own and at - half < end and at + half > start
             for at, own in zip(self._clip.times, self._phrases, strict=False)
         )
+
+
+NO_EVIDENCE = Choice("unresolved", 0.5)
+"""Of a candidate without a picture, and in silence."""
+
+
+def shuffled_evidence(logit: float, shuffled: Sequence[float]) -> float:
+    """Return the log-odds of a pair against the same cut-out with other sounds; at least one is needed."""
+    return logit - float(np.logaddexp.reduce(np.asarray(shuffled, dtype=np.float64))) + math.log(len(shuffled))
+
+
+def choose_sounding(evidence: Sequence[float | None], *, min_margin: float, off_screen: float | None) -> list[Choice]:
+    """Decide which candidates of one phrase make its sound.
+
+    The best candidate fits if its evidence is at least `min_margin`. Then those with less evidence by `min_margin` or
+    more are silent; if others are as close as that, all of these are unresolved. If the best score is below
+    `off_screen`, nothing in the picture fits. Between the two, all are unresolved.
+
+    Args:
+        evidence: of every candidate (see `shuffled_evidence`); None for one without, which is unresolved.
+        min_margin: least difference of evidence for a decision, in nats, at least 0.
+        off_screen: score below which nothing fits, in [0, 0.5]; None never rejects all candidates.
+
+    Returns:
+        One choice for each candidate. Its score is the sigmoid of its evidence: 0.5 if the sound fits no better than
+        other sounds. Its margin is its evidence less the best of the other candidates' and of 0, which stands for
+        shuffled pairs.
+    """
+    known = [value for value in evidence if value is not None]
+    best = max(known, default=0.0)
+    absent = off_screen is not None and len(known) == len(evidence) and _sigmoid(best) < off_screen
+    close = sum(best - value < min_margin for value in known)
+    # A candidate without evidence may be the one that sounds, so the others are not rejected as silent beside it.
+    decided = best >= min_margin and len(known) == len(evidence)
+    return [_choice(i, evidence, best, close, min_margin, absent, decided) for i in range(len(evidence))]
+
+
+def _choice(
+    i: int, evidence: Sequence[float | None], best: float, close: int, min_margin: float, absent: bool, decided: bool
+) -> Choice:
+    own = evidence[i]
+    if own is None:
+        return NO_EVIDENCE
+    rivals = [other for j, other in enumerate(evidence) if j != i and other is not None]
+    score, margin = _sigmoid(own), own - max([0.0, *rivals])
+    if absent:
+        return Choice("rejected", score, margin, "off-screen")
+    if decided and best - own >= min_margin and own < best:
+        return Choice("rejected", score, margin, "silent")
+    return Choice("kept" if decided and close == 1 else "unresolved", score, margin)
+
+
+def _sigmoid(value: float) -> float:
+    """Return the logistic function, without overflow."""
+    return 0.5 * (1.0 + math.tanh(0.5 * value))

@@ -29,7 +29,7 @@ from openavs.jobs.progress import JobProgress
 from openavs.labeling import files as source_files, table as source_manifest, webdataset as source_tars
 from openavs.media.images import read_image
 from openavs.models.chat_api import client
-from openavs.models.chat_api.faults import ParseError, TransientError
+from openavs.models.chat_api.endpoint import ParseError, TransientError
 from openavs.models.hub import ResolvedModel, check_folder
 from openavs.pipeline.lockfile import ModelLockfile
 from openavs.results.serialization import read_result, result_from_json, result_to_json

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from openavs.stages.reasoners.server_reasoner import ServerVisionReasoner
+from openavs.stages.reasoners.vision_reasoner import ServerVisionReasoner
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Caption, Clip, ClipEvidence, Frame, Reasoning, Segment, TrackedFrame, Verdict
 from tests.local_server import Answer, Fields, LocalServer, completion, serving

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from openavs.models.chat_api.faults import EMPTY
+from openavs.models.chat_api.endpoint import EMPTY
 from openavs.stages.reasoners.judgment import CONTRADICTION, NO_JSON, answer_schema, parse_judgment
 from tests.stages.reasoners.clips import decisions
 

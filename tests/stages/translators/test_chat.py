@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError
-from openavs.models.chat_api.faults import ParseError
+from openavs.models.chat_api.endpoint import ParseError
 from openavs.stages.translators.base import Translator
 from openavs.stages.translators.chat import ChatRequest, ChatTranslator, Conversation
 from openavs.stages.translators.openai import OpenAITranslator

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from openavs.errors import InputError, ModelError
-from openavs.models.chat_api.faults import TOO_LONG, ParseError
+from openavs.models.chat_api.endpoint import TOO_LONG, ParseError
 from openavs.models.generation import render_chat, token_budget
 from openavs.stages.translators.chat import ChatRequest
 from openavs.stages.translators.llm import LlmTranslator, tokenize_chat

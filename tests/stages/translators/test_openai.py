@@ -18,7 +18,7 @@ import pytest
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
-from openavs.models.chat_api import chat_server as server, client as chat_client, faults as errors
+from openavs.models.chat_api import chat_server as server, client as chat_client, endpoint as errors
 from openavs.models.chat_api.endpoint import Endpoint
 from openavs.registry import Registry
 from openavs.stages.translators import parsing as answers

@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from openavs.evaluation.benchmark import load_benchmark
-from openavs.models.chat_api.faults import ParseError
+from openavs.models.chat_api.endpoint import ParseError
 from openavs.stages.lexicon import audioset_labels, lexicon
 from openavs.stages.translators import parsing as answers
 from openavs.stages.translators.parsing import AnswerSchema, parse_answer

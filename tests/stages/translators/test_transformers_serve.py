@@ -17,7 +17,7 @@ import pytest
 
 import openavs
 from openavs.errors import ModelError
-from openavs.models.chat_api.faults import ParseError
+from openavs.models.chat_api.endpoint import ParseError
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.translators.chat import ChatRequest
 from openavs.stages.translators.llm import LlmTranslator

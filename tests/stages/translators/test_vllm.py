@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError, ModelError
-from openavs.models.chat_api.faults import TOO_LONG
+from openavs.models.chat_api.endpoint import TOO_LONG
 from openavs.models.hub import resolve
 from openavs.stages.translators import vllm as vllm_engine
 from openavs.stages.translators.base import Request

@@ -17,7 +17,7 @@ from PIL import Image
 from openavs.caching.wrappers import with_cache
 from openavs.config.recipe import Recipe, load_recipe
 from openavs.errors import InputError
-from openavs.models.chat_api.faults import NO_PICTURES, ParseError
+from openavs.models.chat_api.endpoint import NO_PICTURES, ParseError
 from openavs.models.vision_chat import VisionModel
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.offload import lazy_stages
@@ -26,8 +26,8 @@ from openavs.registry import BackendCache
 from openavs.stages.translators.base import Request, wants_pictures
 from openavs.stages.translators.chat import ChatRequest, ChatTranslator
 from openavs.stages.translators.frame_pictures import MAX_PICTURES, choose_evenly, draw_sheet, frame_pictures
+from openavs.stages.translators.llm import VlmTranslator
 from openavs.stages.translators.openai import OpenAITranslator
-from openavs.stages.translators.vlm import VlmTranslator
 from openavs.structures.types import Clip, Frame
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import sample_scene

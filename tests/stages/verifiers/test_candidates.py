@@ -10,10 +10,12 @@ from openavs.stages.verifiers.candidates import (
     CandidateTimeline,
     FrameWindow,
     Outline,
+    Square,
+    cut_square,
     film_candidate,
+    square_around,
     window_times,
 )
-from openavs.stages.verifiers.cutouts import Square, cut_square, square_around
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Frame, ImageArray, Segment, TrackedFrame
 

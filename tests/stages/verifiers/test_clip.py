@@ -17,8 +17,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from openavs.errors import InputError, ModelError, OpenAVSError
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.verifiers import clip
-from openavs.stages.verifiers.base import Verifier
-from openavs.stages.verifiers.calibration import calibrate
+from openavs.stages.verifiers.base import Verifier, calibrate
 from openavs.stages.verifiers.clip import ClipVerifier
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, ImageArray, Rejection, Segment, Verdict

@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given, strategies as st
 
-from openavs.stages.verifiers.contrast import NO_EVIDENCE, choose_sounding, shuffled_evidence
+from openavs.stages.verifiers.pe_av import NO_EVIDENCE, choose_sounding, shuffled_evidence
 
 EVIDENCE = st.lists(st.none() | st.floats(-50, 50), min_size=1, max_size=6)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, strategies as st
 
-from openavs.stages.verifiers.cutouts import Square, cut_out, cut_square, square_around
+from openavs.stages.verifiers.candidates import Square, cut_out, cut_square, square_around
 from openavs.structures.types import BoolMask
 from tests.stages.segmenters.images import picture
 

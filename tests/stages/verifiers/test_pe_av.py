@@ -25,8 +25,7 @@ from openavs.media import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
 from openavs.stages.verifiers.base import TemporalVerifier
-from openavs.stages.verifiers.contrast import choose_sounding, shuffled_evidence
-from openavs.stages.verifiers.pe_av import PeAvVerifier
+from openavs.stages.verifiers.pe_av import PeAvVerifier, choose_sounding, shuffled_evidence
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Clip, ClipEvidence, Frame, ImageArray, Prompt, Segment, TrackedFrame, Waveform
 from openavs.synthetic.datasets import write_clip

@@ -9,8 +9,7 @@ import numpy as np
 from openavs.cli.jobs import clip_summary
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Segment
-from openavs.visualization.colors import DISTINCT, palette_of
-from openavs.visualization.object_names import object_names
+from openavs.visualization.colors import DISTINCT, object_names, palette_of
 from openavs.visualization.overlay import OverlayPainter, status_line
 from openavs.visualization.report import object_values, timeline_values
 
