@@ -9,14 +9,12 @@ import numpy as np
 
 from openavs.errors import InputError
 from openavs.exports.base import Categories
-from openavs.models.catalog import is_only_synthetic
 from openavs.structures.masks import resize_mask, rle_to_mask
-from openavs.structures.types import Clip, ClipResult, ImageArray, Segment
+from openavs.structures.types import Clip, ClipResult, FrameResult, ImageArray, Segment
 from openavs.utils.optional_deps import import_optional
 from openavs.utils.text import did_you_mean
-from openavs.visualization.colors import DISTINCT, palette_of
-from openavs.visualization.moving_masks import MovingMasks
-from openavs.visualization.overlay import SYNTHETIC, paint
+from openavs.visualization.colors import DISTINCT
+from openavs.visualization.overlay import OverlayPainter, paint
 
 if TYPE_CHECKING:
     from supervision import Detections
@@ -81,7 +79,7 @@ STYLES: dict[str, tuple[str, dict[str, int]]] = {
 _SIZES = ("thickness", "corner_length", "radius", "kernel_size", "text_padding")
 
 
-class AnnotatorPainter:
+class AnnotatorPainter(OverlayPainter):
     """Draws a clip with supervision's annotators at full frame rate, as a callback of `media.write_overlay`.
 
     The masks move as in `OverlayPainter`; names and colors are the same. Boxes are those of the masks, since a
@@ -102,25 +100,23 @@ class AnnotatorPainter:
         has_tracks = any(segment.track is not None for frame in result.frames for segment in frame.segments)
         if "trace" in styles and any(frame.segments for frame in result.frames) and not has_tracks:
             raise InputError(f"trace follows tracks, and {result.clip} has none; segment it with --track")
-        self._styles, self._palette = tuple(styles), palette_of(result.frames)
-        self._masks = MovingMasks([self._palette.shown(frame) for frame in result.frames], clip)
-        self._watermark = SYNTHETIC if is_only_synthetic(result.models) else ""
+        super().__init__(result, clip=clip)
+        self._styles = tuple(styles)
         self._annotators: list[Any] = []
         self._last = float("inf")
 
-    def __call__(self, time: float, image: ImageArray) -> ImageArray:
-        """Return the image with the result at `time` in s; an earlier time than the last one starts again."""
+    def draw(self, time: float, image: ImageArray, frame: FrameResult | None) -> ImageArray:
+        """Return the image with a result; an earlier time than the last one starts again."""
         if time < self._last:  # annotators keep the past: lines and heat
             self._annotators = [self._make(style, min(image.shape[:2])) for style in self._styles]
         self._last = time
-        frame = self._masks.at(time)
         found = self._detections(() if frame is None else frame.segments, image.shape[:2])
         scene = np.ascontiguousarray(image[..., ::-1])  # annotators take BGR
         for style, annotator in zip(self._styles, self._annotators, strict=True):
             drawn = found[found.tracker_id >= 0] if style == "trace" else found
             scene = annotator.annotate(scene, drawn)
         painted = np.ascontiguousarray(scene[..., ::-1])
-        return paint(painted, (), watermark=self._watermark) if self._watermark else painted
+        return paint(painted, (), watermark=self.watermark) if self.watermark else painted
 
     def _make(self, style: str, height: int) -> Any:
         name, options = STYLES[style]
@@ -143,7 +139,7 @@ class AnnotatorPainter:
             xyxy=self._supervision.mask_to_xyxy(masks).astype(np.float32).reshape(-1, 4),
             mask=masks,
             confidence=np.array([s.score for s in segments], dtype=np.float32),
-            class_id=np.array([self._palette.index(s.phrase) for s in segments], dtype=int),
+            class_id=np.array([self.palette.index(s.phrase) for s in segments], dtype=int),
             tracker_id=np.array([-1 if s.track is None else s.track for s in segments], dtype=int),
             data={"class_name": names, "phrase": names},
         )

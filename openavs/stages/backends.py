@@ -71,7 +71,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         (
             "vlm",
-            "vlm:VlmTranslator",
+            "llm:VlmTranslator",
             "a vision language model (transformers) sees the captions and the frames, one request per clip",
         ),
         (
@@ -174,7 +174,7 @@ _TABLE: dict[str, tuple[tuple[str, ...], ...]] = {
         ),
         (
             "openai",
-            "server_reasoner:ServerVisionReasoner",
+            "vision_reasoner:ServerVisionReasoner",
             "the same with a model behind an OpenAI-compatible server: vLLM, a paid API",
             "openai",
         ),

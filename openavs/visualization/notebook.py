@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from openavs.errors import InputError
 from openavs.media import write_overlay
 from openavs.models.catalog import is_only_synthetic
 from openavs.structures.types import Clip, ClipResult, Frame, FrameResult
 from openavs.visualization.colors import Palette, palette_of
-from openavs.visualization.html import jpeg_data_uri, render
+from openavs.visualization.html import image_data, render
 from openavs.visualization.overlay import OverlayPainter, paint_frame
 from openavs.visualization.reasons import reason_text
 from openavs.visualization.report import found_rows
 
 MAX_IMAGES = 4
 MAX_TEXTS = 12
-IMAGE_WIDTH = 240  # pixels
+IMAGE_SIDE = 240  # pixels of the longer side
 _PAGE = "<!doctype html><meta charset='utf-8'><title>openavs</title>{}"
 
 
@@ -103,18 +102,9 @@ def _images(result: ClipResult, clip: Clip) -> list[dict[str, Any]]:
 
 
 def _image(frame: Frame, result: FrameResult, palette: Palette) -> dict[str, Any]:
-    scale = min(1.0, IMAGE_WIDTH / frame.image.shape[1])
-    size = (max(1, round(frame.image.shape[1] * scale)), max(1, round(frame.image.shape[0] * scale)))
-    small = Image.fromarray(paint_frame(frame.image, result, palette)).resize(size, Image.Resampling.BILINEAR)
     names = ", ".join(dict.fromkeys(map(palette.name, result.segments))) or "nothing found"
-    alt = f"Frame at {result.time:.1f} s: {names}"
-    return {
-        "src": jpeg_data_uri(np.asarray(small)),
-        "alt": alt,
-        "time": result.time,
-        "width": size[0],
-        "height": size[1],
-    }
+    picture = image_data(paint_frame(frame.image, result, palette), IMAGE_SIDE)
+    return picture | {"alt": f"Frame at {result.time:.1f} s: {names}", "time": result.time}
 
 
 def _captions(result: ClipResult) -> list[tuple[str, float | None]]:

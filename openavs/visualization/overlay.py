@@ -188,19 +188,23 @@ class OverlayPainter:
         record: Callable[[float, FrameResult | None], None] | None = None,
     ) -> None:
         self._record = record
-        self._palette = palette if palette is not None else palette_of(result.frames)
-        self._masks = MovingMasks([self._palette.shown(frame) for frame in result.frames], clip)
-        self._watermark = SYNTHETIC if is_only_synthetic(result.models) else ""
+        self.palette = palette if palette is not None else palette_of(result.frames)
+        self._masks = MovingMasks([self.palette.shown(frame) for frame in result.frames], clip)
+        self.watermark = SYNTHETIC if is_only_synthetic(result.models) else ""
 
     def __call__(self, time: float, image: ImageArray) -> ImageArray:
         """Return the image with the result at `time` in s."""
         frame = self._masks.at(time)
         if self._record is not None:
             self._record(time, frame)
+        return self.draw(time, image, frame)
+
+    def draw(self, time: float, image: ImageArray, frame: FrameResult | None) -> ImageArray:
+        """Return the image with a result that is in its place, None for none; drawing styles override it."""
         if frame is not None:
             status = status_line(frame)
-            return paint(image, frame.segments, self._palette, status=status, watermark=self._watermark)
-        return paint(image, (), watermark=self._watermark) if self._watermark else image
+            return paint(image, frame.segments, self.palette, status=status, watermark=self.watermark)
+        return paint(image, (), watermark=self.watermark) if self.watermark else image
 
 
 # --------------------------------------------------------------------------------------------------------- masks
