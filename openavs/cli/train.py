@@ -178,12 +178,23 @@ def open_splits(recipe: TrainingRecipe, benchmark: str, root: Path) -> tuple[Dat
 
 def _result(done: TrainingResult) -> dict[str, Any]:
     best = None if done.best is None else {"figure": done.figure, "value": done.best, "step": done.best_step}
-    return {"out": str(done.out), "steps": done.steps, "best": best, "pipeline": f"student:{done.out}"}
+    return {
+        "out": str(done.out),
+        "steps": done.steps,
+        "person": done.person,
+        "best": best,
+        "pipeline": f"student:{done.out}",
+    }
 
 
 def _sentence(done: TrainingResult) -> str:
 
-    best = f", best {done.figure} {100 * done.best:.2f} at step {done.best_step}" if done.best is not None else ""
+    person = f", {pluralize(done.person, 'clip')} of a person" if done.person else ""
+    best = (
+        person + f", best {done.figure} {100 * done.best:.2f} at step {done.best_step}"
+        if done.best is not None
+        else person
+    )
     return f"{pluralize(done.steps, 'step')}{best}; evaluate it with --pipeline student:{done.out}"
 
 
@@ -242,4 +253,7 @@ def _print(report: Mapping[str, Any]) -> None:
     for name, figures in report["figures"].items():
         values = ", ".join(f"{key} {100 * value:.2f}" for key, value in figures.items() if value is not None)
         echo(f"{name}: {values}")
+    if report["person"]:
+        of = pluralize(report["person"], "training clip")
+        echo(f"{of} corrected or reviewed by a person, weight {report['person_weight']:g}")
     echo(f"last student: --pipeline {report['pipeline']}")

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from openavs.corrections.store import LOCK, utc_now
 from openavs.errors import InputError
 from openavs.jobs.locks import locked_file
-from openavs.results.serialization import clip_folder, json_bytes, read_result
+from openavs.results.serialization import clip_folder, is_corrected, json_bytes, read_result
 from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.utils.fs import atomic_write
 from openavs.utils.serialization import parse_json
@@ -27,17 +28,19 @@ RECEIPT = "review.json"
 FORMAT = 1
 
 WEIGHTS = {
-    "not found": 0.30,
-    "flickers": 0.20,
-    "unresolved": 0.15,
-    "low score": 0.15,
-    "low mask score": 0.10,
-    "quiet caption": 0.10,
+    "not found": 0.25,
+    "unsteady": 0.20,
+    "flickers": 0.15,
+    "low mask score": 0.15,
+    "unresolved": 0.10,
+    "low score": 0.10,
+    "quiet caption": 0.05,
 }
 """Share of each kind of doubt in a frame's uncertainty; they add to 1."""
 
 _SENTENCES = {
     "not found": "{phrase} is in the sound and nothing is found",
+    "unsteady": "the mask of {phrase} is larger or smaller than in other frames",
     "flickers": "{phrase} is found before and after, but not there",
     "unresolved": "the verifier could not decide about {phrase}",
     "low score": "the detector is not sure of {phrase}",
@@ -46,6 +49,7 @@ _SENTENCES = {
 }
 _NAMED = 0.5  # least doubt of a frame that is a reason of its clip
 _SCORE, _MASK = 0.25, 0.9  # scores that leave no doubt: of a box above its threshold; of a mask
+_UNSTEADY = 0.5  # change of a phrase's area, relative to its median in the clip, that is full doubt
 
 
 @dataclass(frozen=True)
@@ -108,13 +112,13 @@ def finished_clips(out: Path) -> list[str]:
 
 def assess(result: ClipResult) -> ReviewItem:
     """Return the uncertainty of a result, with its reasons; segments of a person are certain."""
-    threshold = _threshold(result.recipe)
+    threshold, medians = _threshold(result.recipe), _median_areas(result)
     audible = [i for i, frame in enumerate(result.frames) if not frame.silent]
     counts: Counter[tuple[str, str]] = Counter()
     weights: defaultdict[tuple[str, str], float] = defaultdict(float)
     total = 0.0
     for i in audible:
-        doubts = _frame_doubts(result, i, threshold)
+        doubts = _frame_doubts(result, i, threshold, medians)
         total += sum(WEIGHTS[kind] * doubt for kind, doubt in doubts.largest.items())
         for kind, phrase in doubts.named:
             counts[kind, phrase] += 1
@@ -134,7 +138,20 @@ def _threshold(recipe: Mapping[str, Any]) -> float:
     return float(value) if isinstance(value, int | float) else 0.0
 
 
-def _frame_doubts(result: ClipResult, place: int, threshold: float) -> _Doubts:
+def _median_areas(result: ClipResult) -> dict[str, float]:
+    """Return the median area of each phrase over the frames that have it, in pixels."""
+    areas: defaultdict[str, list[int]] = defaultdict(list)
+    for frame in result.frames:
+        for phrase in {s.phrase for s in frame.segments}:
+            areas[phrase].append(_area(frame, phrase))
+    return {phrase: float(median(own)) for phrase, own in areas.items()}
+
+
+def _area(frame: FrameResult, phrase: str) -> int:
+    return sum(s.mask.area for s in frame.segments if s.phrase == phrase)
+
+
+def _frame_doubts(result: ClipResult, place: int, threshold: float, medians: Mapping[str, float]) -> _Doubts:
     frame, doubts = result.frames[place], _Doubts()
     for phrase in dict.fromkeys([p.phrase for p in frame.prompts] + [s.phrase for s in frame.segments]):
         own = [s for s in frame.segments if s.phrase == phrase]
@@ -151,6 +168,8 @@ def _frame_doubts(result: ClipResult, place: int, threshold: float) -> _Doubts:
         doubts.add("low score", phrase, min(max(1 - (best.score - threshold) / _SCORE, 0.0), 1.0))
         if best.mask_score is not None:
             doubts.add("low mask score", phrase, min(max((_MASK - best.mask_score) / 0.3, 0.0), 1.0))
+        change = abs(_area(frame, phrase) / max(medians[phrase], 1.0) - 1.0)
+        doubts.add("unsteady", phrase, min(change / _UNSTEADY, 1.0))
         if any(_unresolved(s) for s in own):
             doubts.add("unresolved", phrase, 1.0)
         captions = [c for p in frame.prompts if p.phrase == phrase for c in p.captions if c.score is not None]
@@ -216,6 +235,19 @@ def reviewed_clips(out: Path) -> Iterator[str]:
     for path in sorted((out / "clips").glob(f"*/{RECEIPT}")):
         if is_reviewed(out, path.parent.name):
             yield path.parent.name
+
+
+def person_clips(out: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return those of the clips of a result folder that a person corrected or reviewed, with their results' digests."""
+    if not (out / "clips").is_dir():
+        return {}
+    own = (name for name in names if is_corrected(out, name) or is_reviewed(out, name))
+    return {name: _digest(clip_folder(out, name)) for name in own}
+
+
+def combined_digest(clips: Mapping[str, str]) -> str:
+    """Return a short hash of the clips of `person_clips` and their results."""
+    return hashlib.sha256("\n".join(f"{name} {own}" for name, own in sorted(clips.items())).encode()).hexdigest()[:8]
 
 
 def _digest(folder: Path) -> str:

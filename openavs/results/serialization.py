@@ -26,6 +26,7 @@ from openavs.visualization.colors import voc_palette
 _CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json", "video.mp4"))
 FORMAT = 1  # raised when a reader of the old format would misread the new one
 Values = Literal["instance", "class"]
+_UNCORRECTED = b'"corrections": []\n}\n'
 
 
 # ---------------------------------------------------------------------------------------------------------- as JSON
@@ -201,9 +202,14 @@ def read_result(out: str | Path, clip: str) -> ClipResult:
 
 def is_corrected(out: Path, clip: str) -> bool:
     """Return True if a person changed the clip's result; a run never makes such a result again."""
+    path = clip_folder(out, clip) / "result.json"
     try:
+        with path.open("rb") as file:  # the records are last, and most results have none
+            file.seek(max(path.stat().st_size - len(_UNCORRECTED), 0))
+            if file.read() == _UNCORRECTED:
+                return False
         return bool(read_result(out, clip).corrections)
-    except InputError:
+    except (InputError, OSError):
         return False
 
 

@@ -69,10 +69,11 @@ class ValidationConfig(_Section):
 
 
 class LabelsConfig(_Section):
-    """Use of pseudo-labels, see `labels.PseudoLabels`. The defaults are the paper's."""
+    """Use of pseudo-labels, see `labels.PseudoLabels`. The defaults are the paper's where no person corrected any."""
 
     frames: Literal["annotated", "all"] = "annotated"
     weighted: bool = False
+    person_weight: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0
 
 
 class TrainingRecipe(_Section):

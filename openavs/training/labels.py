@@ -13,10 +13,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from openavs.corrections.review import person_clips
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import read_index, read_probability
 from openavs.evaluation.predictions import labels_folder
+from openavs.evaluation.predictor import folder_names
 from openavs.utils.serialization import parse_json
 
 ClipLabels = Mapping[int, npt.NDArray[np.uint8]]
@@ -58,15 +60,32 @@ class PseudoLabels:
     `all` of the folder. A gray value above one half is foreground. `weighted` reads each frame's weight from the
     folder's confidence.json, `{clip id: [one number in [0, 1] per frame]}`; otherwise all weights are 1. Clips in the
     folder's left_out.json (an array of ids) are skipped.
+
+    Clips that a person corrected or reviewed in the folder count as truth: their frames have weight 1, and all others
+    a `person_weight`-th of theirs.
+
+    Attributes:
+        person: those clips by id, with the digests of their results.
     """
 
-    def __init__(self, dataset: Dataset, folder: Path, which: Which = "annotated", weighted: bool = False) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: Path,
+        which: Which = "annotated",
+        weighted: bool = False,
+        person_weight: float = 1.0,
+    ) -> None:
         if not folder.is_dir():
             raise InputError(f"the folder of labels {folder} does not exist; check --labels")
         self.dataset, self.which = dataset, which
         self.folder = labels_folder(folder)
         self._confidence = folder / CONFIDENCE
         self._weights = _read_confidence(self._confidence) if weighted else None
+        names = folder_names(dataset.clips)
+        found = person_clips(folder, names.values())
+        self.person = {clip: found[name] for clip, name in names.items() if name in found}
+        self._others = 1.0 / person_weight if self.person else 1.0
         left_out = frozenset(_read_left_out(folder / LEFT_OUT))
         self._frames = {clip.id: () if clip.id in left_out else self._present(clip) for clip in dataset.clips}
         if not any(self._frames.values()):
@@ -91,12 +110,14 @@ class PseudoLabels:
 
     def weight(self, clip: BenchmarkClip, frame: int) -> float:
         """Return the weight of a frame's mask."""
-        if self._weights is None:
+        if clip.id in self.person:
             return 1.0
+        if self._weights is None:
+            return self._others
         own = self._weights.get(clip.id)
         if own is None or frame >= len(own):
             raise InputError(f"{self._confidence} has no confidence for frame {frame} of {clip.id}")
-        return own[frame]
+        return own[frame] * self._others
 
     def _present(self, clip: BenchmarkClip) -> tuple[int, ...]:
         candidates = clip.annotated if self.which == "annotated" else range(len(clip.frames))

@@ -6,7 +6,7 @@ the next student.
 
     OUT/teacher/            evaluation of the pipeline
     OUT/round-1/labels/     the teacher's results and masks of the training split
-    OUT/round-1/student/    the student (see `checkpoint.py`)
+    OUT/round-1/student/    the student (see `checkpoint.py`); student-<digest>, test-<digest> after corrections
     OUT/round-1/test/       its evaluation
     OUT/truth/, truth-test/ the same student trained on the ground truth, if enabled
     OUT/self_training.json  all figures
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.config.recipe import STUDENT, Recipe, load_recipe
+from openavs.corrections.review import combined_digest, person_clips
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
@@ -103,9 +104,13 @@ def self_train(
     for number in range(1, config.rounds + 1):
         folder = out / f"round-{number}"
         kept.append(label(labeler, splits.train, folder / "labels", config, progress))
-        folders = folder / "student", folder / "test", folder / "labels"
+        names = folder_names(splits.train.clips)
+        person = person_clips(folder / "labels", names.values())
+        mark = f"-{combined_digest(person)}" if person else ""
+        student = folder / f"student{mark}"
+        folders = student, folder / f"test{mark}", folder / "labels"
         figures[f"round {number}"] = train_and_score(recipe, splits, *folders, device, progress)
-        labeler = student_predictor(_student_recipe(folder / "student", device), splits.train)
+        labeler = student_predictor(_student_recipe(student, device), splits.train)
     if config.truth:
         figures["truth"] = train_and_score(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
     report = {
@@ -114,8 +119,10 @@ def self_train(
         "student": recipe.student,
         "clips": len(splits.train.clips),
         "kept": kept,
+        "person": len(person),
+        "person_weight": recipe.labels.person_weight,
         "figures": figures,
-        "pipeline": f"student:{out / f'round-{config.rounds}' / 'student'}",
+        "pipeline": f"student:{student}",
     }
     atomic_write(out / "self_training.json", json_bytes(report))
     return report
@@ -136,7 +143,9 @@ def label(
         raise InputError(f"{pluralize(len(failed), 'clip')} could not be labeled, such as {clip}: {reason}")
     results = {clip.id: read_result(out, names[clip.id]) for clip in dataset.clips}
     confidence = confidences(results)
-    left_out = [clip.id for clip in dataset.clips if not _is_kept(results[clip.id], confidence[clip.id], config)]
+    person = person_clips(out, names.values())  # truth
+    unsure = (clip.id for clip in dataset.clips if names[clip.id] not in person)
+    left_out = [clip for clip in unsure if not _is_kept(results[clip], confidence[clip], config)]
     if len(left_out) == len(dataset.clips):
         raise InputError(f"the filters exclude all {len(left_out)} clips; lower --min-score or leave out --drop-empty")
     atomic_write(out / CONFIDENCE, json_bytes(confidence))
@@ -146,7 +155,10 @@ def label(
 
 def confidences(results: Mapping[str, ClipResult]) -> dict[str, list[float]]:
     """Return a teacher's confidence in each frame of each clip: the mean score of the frame's segments."""
-    scores = {clip: [_mean(s.score for s in frame.segments) for frame in own.frames] for clip, own in results.items()}
+    scores = {
+        clip: [_mean(1.0 if s.author == "person" else s.score for s in frame.segments) for frame in own.frames]
+        for clip, own in results.items()
+    }
     mean = _mean(score for own in scores.values() for score in own if score is not None)
     # The scale of scores depends on the teacher, so frames without segments get the mean of the others.
     default = 1.0 if mean is None else mean

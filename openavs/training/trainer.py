@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 
+from openavs.corrections.review import combined_digest
 from openavs.errors import InputError, OpenAVSError
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.metrics.functional import Figures
@@ -63,6 +64,7 @@ class TrainingResult:
     figure: str  # the figure of `best`
     best: float | None  # best validation score; None without a validation split
     best_step: int | None
+    person: int = 0  # training clips that a person corrected or reviewed
 
 
 class Trainer:
@@ -347,11 +349,14 @@ def train(
         val_set = replace(val_set, clips=val_set.clips[: recipe.validation.clips])
     source: LabelSource = GroundTruthLabels(train_set)
     if labels is not None:
-        source = PseudoLabels(train_set, labels, recipe.labels.frames, recipe.labels.weighted)
+        source = PseudoLabels(
+            train_set, labels, recipe.labels.frames, recipe.labels.weighted, recipe.labels.person_weight
+        )
     clips = tuple(clip for clip in train_set.clips if source.has(clip))
     if left := len(train_set.clips) - len(clips):
         logger.warning("%d of %d clips have no label and are left out", left, len(train_set.clips))
-    description = _describe(recipe, train_set, val_set, labels, len(clips))
+    person = source.person if isinstance(source, PseudoLabels) else {}
+    description = _describe(recipe, train_set, val_set, labels, len(clips), person)
     check_resumable(out, description, resume)
     accelerator.wait_for_everyone()  # all processes have checked the folder before the first one writes
     student = make_student(recipe, train_set)
@@ -362,7 +367,7 @@ def train(
     features = trainer.load_audio_features([*clips, *(val_set.clips if val_set else ())])
     classes = 2 if train_set.task == "binary" else len(train_set.classes)
     examples = TrainingDataset(clips, source, features, student.view(training=True), classes, recipe.seed)
-    return trainer.fit(examples, features)
+    return replace(trainer.fit(examples, features), person=len(person))
 
 
 def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
@@ -393,8 +398,14 @@ def check_device(device: str) -> None:
 
 
 def _describe(
-    recipe: TrainingRecipe, train_set: Dataset, val_set: Dataset | None, labels: Path | None, clips: int
+    recipe: TrainingRecipe,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    labels: Path | None,
+    clips: int,
+    person: Mapping[str, str],
 ) -> dict[str, Any]:
     data = {"benchmark": train_set.benchmark, "split": train_set.split, "clips": clips}
     data |= {"labels": None if labels is None else str(labels.absolute()), "validation": val_set and val_set.split}
+    data |= {"person": len(person), "corrections": combined_digest(person) if person else None}
     return {"recipe": recipe.to_dict(), "data": data, **provenance()}

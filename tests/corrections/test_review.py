@@ -43,14 +43,19 @@ def test_doubts_of_each_stage_add_up() -> None:
     weak = square(0, score=0.1, mask_score=0.5)
     frames = tuple(replace(f, segments=(weak,), prompts=prompt) for f in three_frames().frames)
     unsure = assess(replace(three_frames(), frames=frames, recipe={"filtering": {"box_threshold": 0.1}}))
-    assert unsure.uncertainty == pytest.approx(0.15 + 0.10 + 0.08)
+    assert unsure.uncertainty == pytest.approx(0.15 + 0.10 + 0.04)
     assert [reason.split(" (")[0] for reason in unsure.reasons] == [
-        "the detector is not sure of dog",
         "the segmenter is not sure of the mask of dog",
+        "the detector is not sure of dog",
         "the captioner is not sure of dog",
     ]
     gap = replace(three_frames(), frames=(frames[0], replace(frames[1], segments=()), frames[2]))
     assert "dog is found before and after, but not there (1 frame)" in assess(gap).reasons
+    double = replace(frames[1], segments=(weak, square(8)))
+    assert (
+        "the mask of dog is larger or smaller than in other frames (1 frame)"
+        in assess(replace(three_frames(), frames=(frames[0], double, frames[2]))).reasons
+    )
     own = tuple(replace(f, segments=(replace(weak, author="person"),)) for f in frames)
     assert assess(replace(three_frames(), frames=own)).uncertainty == 0, "a person's segments are certain"
     assert assess(replace(three_frames(), frames=())).uncertainty == 0

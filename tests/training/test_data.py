@@ -13,9 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from openavs.corrections.review import accept
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import Dataset
+from openavs.results.serialization import write_result
+from openavs.structures.types import ClipResult, Correction, FrameResult
 from openavs.training import dataset as data
 from openavs.training.base import TransformConfig, resize_to_original
 from openavs.training.dataset import (
@@ -125,6 +128,21 @@ def test_label_job_folder_gives_labels(train_set: Dataset, tmp_path: Path) -> No
     (tmp_path / "clips").mkdir()
     labels = PseudoLabels(train_set, tmp_path)
     assert labels.frames(clip) == (0,) and labels.read(clip, [0])[0].all()
+
+
+def test_clips_of_a_person_weigh_more(train_set: Dataset, tmp_path: Path) -> None:
+    first, second, third = train_set.clips[:3]
+    for clip in (first, second, third):
+        write_gray(tmp_path / "predictions" / clip.predictions[0], 255)
+    frame = FrameResult(0, 0.5)
+    for clip, records in ((first, (Correction("reject", 0, 1),)), (second, ()), (third, ())):
+        write_result(tmp_path, ClipResult(clip.id, (8, 8), (frame,), corrections=records))
+    accept(tmp_path, second.id, "Ada")
+    labels = PseudoLabels(train_set, tmp_path, person_weight=4.0)
+    assert set(labels.person) == {first.id, second.id}
+    assert [labels.weight(clip, 0) for clip in (first, second, third)] == [1.0, 1.0, 0.25]
+    (tmp_path / "confidence.json").write_text(json.dumps({third.id: [0.5] * 5}))
+    assert PseudoLabels(train_set, tmp_path, weighted=True, person_weight=2.0).weight(third, 0) == 0.25
 
 
 def test_error_for_a_folder_without_labels_names_the_expected_path(train_set: Dataset, tmp_path: Path) -> None:
