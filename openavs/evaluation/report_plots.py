@@ -35,7 +35,9 @@ def plot_report(report: Report) -> list[tuple[str, Chart]]:
     """Plot the curves and the scores of a report, each with its caption."""
     charts = []
     curve = report.get("curve")
-    if curve:
+    if curve and "hota" in curve:
+        charts.append(("HOTA and its parts at each IoU that counts as a match, by fixed", _plot_hota(curve)))
+    elif curve:
         charts.append(("Precision and recall over all thresholds", _plot_precision_recall(curve)))
         charts.append(("Mean F at each threshold", _plot_f(curve)))
     name = _CLIP_SCORES.get(report["task"], "mean IoU of the classes that it holds")
@@ -48,7 +50,7 @@ def is_hard(curve: Mapping[str, Sequence[float]] | None) -> bool:
 
     All thresholds but the first, which selects every pixel, then select the same pixels.
     """
-    return curve is not None and len(set(curve["recall"][1:])) == 1
+    return curve is not None and "recall" in curve and len(set(curve["recall"][1:])) == 1
 
 
 def _plot_precision_recall(curve: Mapping[str, Sequence[float]]) -> Chart:
@@ -67,6 +69,20 @@ def _plot_f(curve: Mapping[str, Sequence[float]]) -> Chart:
     top = Point(best.x, best.y, f"best, at {best.x:.2f}", labeled=True)
     series = [ChartSeries(points, 0, line=True, markers=False), ChartSeries([top], 1)]
     return plot_series("F against the threshold", description, series, unit_axis("threshold"), unit_axis("F"))
+
+
+def _plot_hota(curve: Mapping[str, Sequence[float]]) -> Chart:
+    """HOTA is the geometric mean of detection (DetA) and association (AssA)."""
+    series, at_half = [], []
+    for kind, (key, name) in enumerate((("hota", "HOTA"), ("det_a", "DetA"), ("ass_a", "AssA"))):
+        points = [
+            Point(t, y, name, labeled=not i)
+            for i, (t, y) in enumerate(zip(curve["threshold"], curve[key], strict=True))
+        ]
+        series.append(ChartSeries(points, kind, line=True, markers=False))
+        at_half.append(f"{name} {min(points, key=lambda point: abs(point.x - 0.5)).y:.3f}")
+    description = f"At an IoU of 0.5: {', '.join(at_half)}."
+    return plot_series("HOTA against the IoU", description, series, unit_axis("IoU"), unit_axis("HOTA, DetA, AssA"))
 
 
 def _plot_scores(scores: Sequence[float]) -> Chart:

@@ -53,7 +53,8 @@ class BenchmarkScores:
             definitions, which depend neither on batches nor on padding; `hota` and `map` for tracks.
         per_clip: rows of `id`, `group`, `frames`, `score` (mean J, mean IoU of the classes that truth or prediction
             hold, or FSLA) and `f`.
-        curve: the mean `precision`, `recall` and `f` at the 255 values of `threshold`; None for label maps.
+        curve: the mean `precision`, `recall` and `f` at the 255 values of `threshold`; None for label maps; for tracks
+            `hota`, `det_a` and `ass_a` at 19 values of IoU.
         groups: rows of `TwinsMetrics.groups` or `Metric.groups`; most benchmarks have none.
         missing: the clips that lack predictions, `missing_masks` of them in total, which count as empty.
     """
@@ -249,6 +250,7 @@ def _score_tracks(
         intervals={name: intervals(metric.sample(name)) for name in get_args(Protocol)},
         per_class=tuple(metric.per_class()),
         per_clip=tuple(rows),
+        curve=metric.curve(),
     )
 
 

@@ -242,6 +242,9 @@ def test_a_recipe_with_a_tracker_is_run_and_scored(dataset: Dataset, tmp_path: P
     assert own and not none and all(len(track.masks) == FRAMES for track in own)
     page = (tmp_path / "report.html").read_text()
     assert "HOTA per class" in page and 'alt="Frame' in page
+    curve = done.report["curve"]
+    assert len(curve["threshold"]) == 19 and np.mean(curve["hota"]) == pytest.approx(done.report["metrics"]["hota"])
+    assert "HOTA against the IoU" in page
     idle = replace(system, build=lambda: pytest.fail("the clip was run again"))
     again = evaluate(idle, dataset, tmp_path, protocol="fixed", limit=1)
     assert again.report is not None and again.report["metrics"] == done.report["metrics"]

@@ -129,6 +129,14 @@ class TrackMetrics:
             for c, name in enumerate(self.classes[1:])
         ]
 
+    def curve(self) -> dict[str, list[float]] | None:
+        """Return HOTA, DetA and AssA by `fixed` at every `threshold` of IoU; None without a true mask."""
+        parts, held = self._counts["fixed"].hota_by_threshold(np.ones((1, len(self._shown))))
+        if not held.any():
+            return None
+        means = dict(zip(_PARTS, parts[:, 0, held[0]].mean(axis=1), strict=True))
+        return {"threshold": list(ALPHAS)} | {name: means[name].tolist() for name in ("hota", "det_a", "ass_a")}
+
     def _categories(self) -> range:
         return range(1, len(self.classes))
 
@@ -162,6 +170,11 @@ class _Counts:
 
     def hota(self, weights: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
         """Return HOTA and its parts per class, `[8, R, C]`, and the classes with a true mask, `[R, C]`."""
+        parts, held = self.hota_by_threshold(weights)
+        return parts.mean(axis=-1), held
+
+    def hota_by_threshold(self, weights: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Return the same at every threshold of IoU, `[8, R, C, 19]`, and the classes with a true mask, `[R, C]`."""
         stacked = np.stack(self._hota)
         sums = (weights @ stacked.reshape(len(stacked), -1)).reshape(len(weights), *stacked.shape[1:])
         hit, true, own, iou, a, re, pr = np.moveaxis(sums, 2, 0)
@@ -169,7 +182,7 @@ class _Counts:
         ass = [total / np.maximum(hit, 1) for total in (a, re, pr)]
         located = np.maximum(iou, 1e-10) / np.maximum(hit, 1e-10)
         parts = np.stack([np.sqrt(det[0] * ass[0]), *det, *ass, located])
-        return parts.mean(axis=-1), true[..., 0] > 0
+        return parts, true[..., 0] > 0
 
     def average_precision(self, weights: Floats, place: int) -> tuple[Floats, Floats]:
         """Return AP and recall of TrackMAP per class `[R, C]` in one range of area; NaN without a true track."""
