@@ -32,7 +32,7 @@ from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import paint_frame
 
 DOCS = Path(__file__).parents[1]
-TIMELINE = "header,main>:not([aria-labeledby=h-time]){display:none!important}main>section{margin:0!important}"
+TIMELINE = "header,main>:not([aria-labelledby=h-time]),.player{display:none!important}main>section{margin:0!important}"
 
 
 def demo_strip(seed: int) -> None:
@@ -67,6 +67,8 @@ def screenshot(page: Path, to: Path, size: tuple[int, int], style: str = "") -> 
         raise SystemExit("Chromium is not installed; install it, or use --no-report")
     with tempfile.TemporaryDirectory() as folder:
         text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text("utf-8"))
+        # The player shows its images, at the third frame: a headless browser takes the screenshot before a video plays.
+        text = re.sub(r"<video.*?</video>", "", text, flags=re.DOTALL).replace('"end":', '"begin":2.5,"end":', 1)
         copy, shot = Path(folder, "page.html"), Path(folder, "shot.png")
         copy.write_text(text.replace("</style>", f"{style}</style>", 1), encoding="utf-8")
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1"]
@@ -92,7 +94,7 @@ def main() -> None:
         frame_and_mask(run, frame=2)
         if not options.no_report:
             report = run / "clips" / "demo" / "report.html"
-            screenshot(report, DOCS / "pictures" / "report.png", (900, 1165))
+            screenshot(report, DOCS / "pictures" / "report.png", (900, 1165), ".player{--tall:42vh}")
             screenshot(report, DOCS / "pictures" / "timeline.png", (820, 495), TIMELINE)
 
 

@@ -224,6 +224,7 @@ def timeline_values(
         "hidden_phrases": max(0, len(found) - MAX_LANES),
         "ticks": [end * i / 4 for i in range(5)],
         "shade": _shade,
+        "shades": SHADES,
         "unscored": any(caption.score is None for frame in frames for caption in frame.captions),
     }
 
@@ -335,7 +336,7 @@ def color_css() -> str:
     colors = [f".c{i}{{--c:rgb({r} {g} {b})}}" for i, (r, g, b) in enumerate(DISTINCT)]
     shares = [(shade, 35 + 65 * shade / SHADES) for shade in range(SHADES + 1)]
     mix = "color-mix(in srgb,var(--c,var(--caption)) {:g}%,var(--rail))"
-    return "\n".join([*colors, *(f".lane .v{shade}{{fill:{mix.format(share)}}}" for shade, share in shares)])
+    return "\n".join([*colors, *(f":is(.lane,.legend) .v{shade}{{fill:{mix.format(share)}}}" for shade, share in shares)])
 
 
 # ------------------------------------------------------------------------------------------------------------ tables

@@ -216,7 +216,7 @@ def test_a_moment_of_a_lane_shows_one_score(tmp_path: Path) -> None:
     shown.remove(guitar)
     assert [(x, width) for x, width, _ in shown] == [(100.0 * i, 100.0) for i in range(10)]
     assert [kind for _, _, kind in shown] == [f"span v{round(20 * (0.2 + 0.05 * i))}" for i in range(10)]
-    assert ".lane .v18{fill:color-mix(in srgb,var(--c,var(--caption)) 93.5%,var(--rail))}" in source
+    assert ":is(.lane,.legend) .v18{fill:color-mix(in srgb,var(--c,var(--caption)) 93.5%,var(--rail))}" in source
 
 
 def test_the_best_score_is_on_top_if_frames_share_a_pixel(tmp_path: Path) -> None:

@@ -481,7 +481,7 @@
     if (target.matches(".seek input")) players.get(target.closest(".player"))?.seek(Number(target.value));
   });
   root.addEventListener("click", (event) => {
-    const lane = event.target.closest(".time[data-end] svg");
+    const lane = event.target.closest(".time[data-end] svg:not(.legend)");
     const link = event.target.closest("a[data-time]");
     const player = main();
     if (!player || !(lane || link)) return;
