@@ -336,7 +336,8 @@ def color_css() -> str:
     colors = [f".c{i}{{--c:rgb({r} {g} {b})}}" for i, (r, g, b) in enumerate(DISTINCT)]
     shares = [(shade, 35 + 65 * shade / SHADES) for shade in range(SHADES + 1)]
     mix = "color-mix(in srgb,var(--c,var(--caption)) {:g}%,var(--rail))"
-    return "\n".join([*colors, *(f":is(.lane,.legend) .v{shade}{{fill:{mix.format(share)}}}" for shade, share in shares)])
+    fills = [f":is(.lane,.legend) .v{shade}{{fill:{mix.format(share)}}}" for shade, share in shares]
+    return "\n".join([*colors, *fills])
 
 
 # ------------------------------------------------------------------------------------------------------------ tables
