@@ -114,7 +114,7 @@ def test_a_row_of_a_completion_file_is_an_index_row_without_seconds(desk: Path) 
 def test_every_file_of_the_tree_exists(desk: Path) -> None:
     (tree,) = [block.text for block in blocks(PAGE) if block.language == "text"]
     paths = [line.split()[0].replace("<id>", "video") for line in tree.splitlines()]
-    assert len(paths) == 11 and all((desk / path).is_file() for path in paths)
+    assert len(paths) == 12 and all((desk / path).is_file() for path in paths)
 
 
 @pytest.mark.slow
