@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from openavs.errors import InputError, OpenAVSError
-from openavs.utils.text import pluralize
 from openavs.visualization.html import asset
 from openavs.web import components
 from openavs.web.controller import Controller, PageContent
@@ -25,6 +25,9 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 CLICKED_RUN = """element.addEventListener('click', ({target}) => {
   const button = target.closest('[data-run]');
   if (button) trigger('click', {run: Number(button.dataset.run)});
+});"""
+LOWERED_THRESHOLD = """element.addEventListener('change', ({target}) => {
+  if (target.matches('.threshold')) trigger('release', {threshold: Number(target.value)});
 });"""
 READ_TOKEN = "() => sessionStorage.getItem('openavs') ?? ''"  # which survives a reload, and ends with the tab
 KEEP_TOKEN = "token => sessionStorage.setItem('openavs', token)"
@@ -95,6 +98,7 @@ class _Page:
         self._example = parts.example
         self._controller = Controller(parts.models, parts.sessions, parts.config)
         self._first = next(iter(parts.models.options.values()))
+        warnings.filterwarnings("ignore", "A `<script>` tag was found")  # it is data of the player
         self.blocks = _Blocks(title="openavs", analytics_enabled=False)
         self.blocks.uploads = parts.uploads
         with self.blocks:
@@ -160,18 +164,20 @@ class _Page:
         )
 
     def _add_outputs(self) -> None:
-        self.player = gr.HTML(components.example(self._example), elem_id="oa-player", apply_default_css=False)
-        self.instances = gr.CheckboxGroup(label="Show", visible=False, elem_id="oa-instances")
+        example = components.example(self._example)
+        self.player = gr.HTML(example, elem_id="oa-player", apply_default_css=False, js_on_load=LOWERED_THRESHOLD)
+        self.data = gr.HTML(elem_id="oa-data", apply_default_css=False)
         self.history = gr.HTML(elem_id="oa-history", apply_default_css=False, js_on_load=CLICKED_RUN)
-        self.downloads = gr.HTML(elem_id="oa-downloads", apply_default_css=False)
-        self.command = gr.Textbox(
-            label="The same on the command line",
-            interactive=False,
-            visible=False,
-            buttons=["copy"],
-            elem_id="oa-command",
-        )
-        self.details = gr.HTML(elem_id="oa-details", apply_default_css=False)
+        with gr.Column(elem_id="oa-more"):
+            self.downloads = gr.HTML(elem_id="oa-downloads", apply_default_css=False)
+            self.command = gr.Textbox(
+                label="The same on the command line",
+                interactive=False,
+                visible=False,
+                buttons=["copy"],
+                elem_id="oa-command",
+            )
+            self.details = gr.HTML(elem_id="oa-details", apply_default_css=False)
 
     def _connect(self) -> None:
         quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -181,30 +187,24 @@ class _Page:
         self.image_tab.select(lambda: IMAGE, None, self.kind, **quick)
         self.recipe.change(self._on_recipe, self.recipe, [self.threshold, self.note], **quick)
         inputs = [self.kind, self.video, self.image, self.audio, self.recipe, self.words, self.threshold, self.prompts]
-        outputs = [self.progress, self.player, self.instances, self.downloads, self.details, self.about, self.stop]
-        outputs += [self.history, self.prompts, self.command, self.threshold]
+        outputs = [self.progress, self.player, self.data, self.downloads, self.details, self.history, self.prompts]
+        outputs += [self.threshold, self.command, self.about, self.stop]
         example = [self.video, self.recipe, self.words, self.progress]
         on_run = self.run.click(self._waiting, None, self.progress, **quick).then(self._on_run, inputs, outputs, **run)
         on_example = self.example.click(self._on_example, None, example, **quick).then(
             self._on_example_run, [self.video], outputs, **run
         )
-        on_threshold = self.threshold.release(self._on_threshold, self.threshold, outputs, **run)
-        running = [on_run, on_example, on_threshold]
+        on_threshold = self.threshold.release(
+            self._on_threshold, self.threshold, outputs, trigger_mode="always_last", **run
+        )
+        on_player = self.player.release(self._on_player_threshold, None, outputs, trigger_mode="always_last", **run)
+        running = [on_run, on_example, on_threshold, on_player]
         self.stop.click(self._on_stop, None, [self.progress, self.stop], cancels=running, **quick)
         self.history.click(self._on_history, None, outputs, **quick)
         token = gr.Textbox(visible=False)
         given = [self.video, self.image, self.audio, self.recipe, self.words]
         loaded = self.blocks.load(self._on_load, token, [*outputs, *given, token], js=READ_TOKEN, **quick)
         loaded.then(None, token, None, js=KEEP_TOKEN, **quick)
-        self.instances.input(
-            self._on_instances,
-            self.instances,
-            self.player,
-            show_progress="minimal",
-            trigger_mode="always_last",
-            concurrency_id="overlay",
-            **queued,
-        )
         self.blocks.unload(self._on_unload)
 
     # --------------------------------------------------------------------------------------------------------- actions
@@ -234,7 +234,7 @@ class _Page:
         prompts: list[str] | None,
         request: gr.Request,
     ) -> Iterator[list[Any]]:
-        content = PageContent()
+        content = PageContent(components.fragment("stopped"))
         try:
             if kind == VIDEO and not video:
                 raise InputError("give a video first, or try the example")
@@ -246,49 +246,40 @@ class _Page:
                 yield self._outputs(content, running=True)
         except OpenAVSError as error:
             content = PageContent(components.alert(str(error)))
-        yield self._outputs(content, running=False)
+        yield self._outputs(PageContent(content.progress), running=False)
 
-    def _on_threshold(self, threshold: float, request: gr.Request) -> Iterator[list[Any]]:
-        outputs = [gr.skip()] * 11
-        for content in self._controller.rerun(request.session_hash, threshold):
-            outputs = self._outputs(content, running=True)
-            if not content.player:  # the last result stays meanwhile
-                outputs = [content.progress, *[gr.skip()] * 5, outputs[6], *[gr.skip()] * 4]
-            yield outputs
-        yield [*outputs[:6], gr.update(visible=False), *outputs[7:]]
+    def _on_threshold(self, threshold: float, request: gr.Request, only_lower: bool = False) -> Iterator[list[Any]]:
+        content = None
+        for content in self._controller.rerun(request.session_hash, threshold, only_lower):
+            yield self._outputs(content, running=True)
+        yield self._outputs(content and PageContent(content.progress), running=False)
+
+    def _on_player_threshold(self, request: gr.Request, event: gr.EventData) -> Iterator[list[Any]]:
+        yield from self._on_threshold(event._data["threshold"], request, only_lower=True)
 
     def _on_history(self, request: gr.Request, event: gr.EventData) -> list[Any]:
-        content = self._controller.show(request.session_hash, int(event._data["run"]))
-        return self._outputs(content, running=False)
+        return self._outputs(self._controller.show(request.session_hash, int(event._data["run"])), running=False)
 
     def _on_load(self, token: str, request: gr.Request) -> list[Any]:
         content, token, last = self._controller.resume(request.session_hash, token)
-        if last is None:
-            return [*[gr.skip()] * 16, token]
-        files = (last.source, None, None) if last.audio is None else (None, last.source, last.audio)
-        given = [gr.skip() if path is None else str(path) for path in files]
-        return [*self._outputs(content, running=False), *given, last.recipe, ", ".join(last.vocabulary), token]
+        given = [gr.skip()] * 5
+        if last is not None:
+            files = (last.source, None, None) if last.audio is None else (None, last.source, last.audio)
+            given = [gr.skip() if path is None else str(path) for path in files]
+            given += [last.recipe, ", ".join(last.vocabulary)]
+        return [*self._outputs(content, running=False), *given, token]
 
-    def _outputs(self, content: PageContent, running: bool) -> list[Any]:
-        choices = [
-            (f"{one.name} ({pluralize(one.frames, 'frame')}, best {one.best:.2f})", one.name)
-            for one in content.instances
-        ]
-        instances = gr.update(choices=choices, value=[name for _, name in choices], visible=bool(choices))
-        html = content.downloads, content.details, self._about()
-        phrases = list(dict.fromkeys([*content.proposed, *content.prompts]))
-        prompts = gr.update(choices=phrases, value=list(content.prompts), visible=True) if phrases else gr.skip()
-        command = gr.update(value=content.command, visible=bool(content.command))
-        threshold = gr.skip() if content.threshold is None else content.threshold
-        history = content.history or gr.skip()
-        last = [history, prompts, command, threshold]
-        return [content.progress, content.player, instances, *html, gr.update(visible=running), *last]
-
-    def _on_instances(self, names: list[str], request: gr.Request) -> str:
-        try:
-            return self._controller.select(request.session_hash, names)
-        except OpenAVSError as error:
-            return components.alert(str(error))
+    def _outputs(self, content: PageContent | None, running: bool) -> list[Any]:
+        """Values of `outputs`: the parts of the content that are not None."""
+        if content is None:
+            return [*[gr.skip()] * 10, gr.update(visible=running)]
+        html = content.progress, content.player, content.data, content.downloads, content.details, content.history
+        prompts = command = gr.skip()
+        if content.prompts is not None:
+            prompts = gr.update(choices=list(content.choices), value=list(content.prompts), visible=True)
+            command = gr.update(value=content.command, visible=True)
+        values = [gr.skip() if value is None else value for value in (*html, prompts, content.threshold, command)]
+        return [*values, self._about(), gr.update(visible=running)]
 
     def _on_stop(self, request: gr.Request) -> tuple[str, Any]:
         self._sessions.get(request.session_hash).stop()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from openavs.media import write_overlay
+from openavs.media import probe, write_overlay
 from openavs.results.result import Result
 from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, result_to_json
 from openavs.structures.masks import segments_to_label_map
@@ -17,6 +19,7 @@ from openavs.structures.types import Clip, ClipResult, Segment
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import OverlayPainter
+from openavs.visualization.player import MotionRecorder
 
 MAX_SIDE = 960  # pixels of the overlay video
 
@@ -29,71 +32,55 @@ DOWNLOADS = {
 CAPTIONS = "captions.vtt"
 
 
-@dataclass(frozen=True)
-class Instance:
-    """A choice of the page: all segments of one shown name, which can be hidden.
-
-    Attributes:
-        frames: number of frames with the object.
-        best: highest score.
-    """
-
-    name: str
-    frames: int
-    best: float
-
-
-def list_instances(result: ClipResult) -> list[Instance]:
-    """The objects of a result, those with the most frames first."""
-    palette = palette_of(result.frames)
-    scores: dict[str, dict[int, float]] = defaultdict(dict)
-    for frame in result.frames:
-        for segment in frame.segments:
-            by_frame = scores[palette.name(segment)]
-            by_frame[frame.index] = max(segment.score, by_frame.get(frame.index, segment.score))
-    instances = [Instance(name, len(own), max(own.values())) for name, own in scores.items()]
-    return sorted(instances, key=lambda instance: -instance.frames)
-
-
 def instance_name(segment: Segment) -> str:
     """`dog`, or with a tracker `dog #2`."""
     return segment.phrase if segment.track is None else f"{segment.phrase} #{segment.track}"
 
 
-def filter_instances(result: ClipResult, names: Collection[str]) -> ClipResult:
-    """The result with the segments of the named objects only."""
-    palette = palette_of(result.frames)
-    frames = tuple(
-        replace(frame, segments=tuple(segment for segment in frame.segments if palette.name(segment) in names))
-        for frame in result.frames
-    )
-    return replace(result, frames=frames)
-
-
-def write_overlay_video(
-    folder: Path, result: Result, names: Collection[str] | None = None, reopen: Callable[[], Clip] | None = None
-) -> Path:
-    """Write the video with the masks of the named objects, or of all (None), once for each selection.
-
-    `reopen` opens the clip with its audio, if the clip of the result has none.
-    """
-    known = [instance.name for instance in list_instances(result)]
-    selection = "".join("1" if names is None or name in names else "0" for name in known)
-    path = folder / ("overlay.mp4" if "0" not in selection else f"overlay-{int(selection, 2):x}.mp4")
-    if not path.is_file():
-        shown = result if names is None else filter_instances(result, names)
-        clip = reopen() if reopen else result.video
-        write_overlay(path, clip, OverlayPainter(shown, palette_of(result.frames), clip), size_limit=MAX_SIDE)
+def write_overlay_video(folder: Path, result: Result, record: MotionRecorder | None = None) -> Path:
+    """Write the video with all masks; `record` keeps those between the sampled frames."""
+    path = folder / "overlay.mp4"
+    painter = OverlayPainter(result, palette_of(result.frames), result.video, record)
+    write_overlay(path, result.video, painter, size_limit=MAX_SIDE)
     return path
+
+
+def write_player_video(path: Path, source: Path, clip: Clip, has_own_audio: bool) -> None:
+    """Write the video that the page plays below the masks, once: a link to the source if all browsers can play it."""
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    info = probe(source)
+    if has_own_audio and "mp4" in info.format and info.video_codec == "h264" and info.audio_codec == "aac":
+        link_or_copy(source, path)
+    else:
+        write_overlay(path, clip, lambda time, image: image, size_limit=MAX_SIDE)
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Link a file, or copy it to another disk or a file system without links; FileNotFoundError if it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if not path.exists():
+            os.link(source, path)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, path)
 
 
 def write_files(folder: Path, result: Result) -> None:
     """Write all other files, each atomically."""
     public = strip_local_paths(result)
     atomic_write(folder / "result.json", json_bytes(result_to_json(public)))
-    atomic_write(folder / CAPTIONS, captions_vtt(result).encode("utf-8", "replace"))
+    write_captions(folder, result)
     _write_masks(folder / "masks.zip", result)
     Result.of(public).export("coco", folder / "coco.json", overwrite=True)
+
+
+def write_captions(folder: Path, result: ClipResult) -> None:
+    """Write the captions of the player."""
+    atomic_write(folder / CAPTIONS, captions_vtt(result).encode("utf-8", "replace"))
 
 
 def strip_local_paths(result: ClipResult) -> ClipResult:

@@ -9,16 +9,17 @@ from urllib.parse import quote
 from openavs.media import open_clip
 from openavs.models.catalog import is_only_synthetic
 from openavs.results.result import Result
-from openavs.structures.types import ClipResult
 from openavs.visualization.colors import palette_of
 from openavs.visualization.html import asset, image_data, render
+from openavs.visualization.overlay import paint_frame
+from openavs.visualization.player import MotionRecorder
 from openavs.visualization.report import (
     MAX_ROWS,
     color_css,
     image_rows,
-    image_values,
     model_rows,
     object_values,
+    player_values,
     report_frames,
     table_values,
     timeline_values,
@@ -26,11 +27,12 @@ from openavs.visualization.report import (
 )
 from openavs.web.artifacts import CAPTIONS, DOWNLOADS
 from openavs.web.inference import STAGES, InferenceProgress
-from openavs.web.session import Run, Session
+from openavs.web.session import VIDEOS, Run, Session
 
 MAX_IMAGES = 12
 MAX_CAPTIONS = 5
 MAX_EXAMPLE_SIDE = 640  # pixels
+MAX_POSTER_SIDE = 160  # pixels
 
 _STEPS = {
     "load": ("Load the clip and the models", ""),
@@ -87,34 +89,34 @@ def _steps(state: InferenceProgress, is_written: bool) -> list[dict[str, str]]:
     return steps
 
 
-def player(session: Session, run: Run, result: Result, video_name: str, shown: ClipResult | None = None) -> str:
-    """The overlay video with captions; `shown` is the part of the result that it shows, None for all.
-
-    The poster is the frame with the most segments.
-    """
-    shown = shown or result
+def player(session: Session, run: Run, result: Result, moving: MotionRecorder | None = None) -> str:
+    """The video with its masks, which the browser draws; without `moving`, they stand still between the frames."""
     palette = palette_of(result.frames)
-    names = dict.fromkeys(palette.name(segment) for frame in shown.frames for segment in frame.segments)
-    return fragment(
-        "player",
-        src=file_url(session, run, video_name),
-        captions=file_url(session, run, CAPTIONS),
-        clip=result.clip,
-        key="/".join(run.request.clip),
-        names=", ".join(names),
-        poster=poster(result, shown),
-        width=result.size[1],
-        height=result.size[0],
+    values = player_values(
+        result,
+        palette,
+        timeline_values(result, result.video.audio, palette, result.video.duration)["end"],
+        video=file_url(session, VIDEOS, session.video(run).name),
+        moving=moving,
+        captions=file_url(session, run.number, CAPTIONS),
     )
+    values["missing"] = "This browser cannot play the video; its frames are shown instead."
+    best = max(result.frames, key=lambda frame: len(frame.segments))
+    return fragment("player", player=values, clip="/".join(run.request.clip), start=best.time)
 
 
-def poster(result: Result, shown: ClipResult) -> str | None:
-    """The frame with the most segments as a data URI; None if nothing was found."""
-    frame = max(shown.frames, key=lambda one: len(one.segments), default=None)
-    if frame is None or not frame.segments:
+def player_data(html: str) -> str:
+    """The part of a player's HTML that has its data, for the player of another result of the same clip."""
+    return html[html.index("<script") : html.index("</script>") + len("</script>")]
+
+
+def poster(result: Result) -> str | None:
+    """The frame with the most segments as a small painted image, a data URI; None if nothing was found."""
+    best = max(result.frames, key=lambda one: len(one.segments), default=None)
+    if best is None or not best.segments:
         return None
-    poster = next(iter(result.video.frames(frozenset({frame.index}))), None)
-    return None if poster is None else str(image_values(poster.image, frame, palette_of(result.frames))["src"])
+    frame = next(iter(result.video.frames(frozenset({best.index}))), None)
+    return None if frame is None else str(image_data(paint_frame(frame.image, best), MAX_POSTER_SIDE)["src"])
 
 
 def example(path: Path) -> str:
@@ -127,7 +129,7 @@ def downloads(session: Session, run: Run, result: Result) -> str:
     """Links to the files of a session with their sizes."""
     files = [
         {
-            "url": file_url(session, run, name),
+            "url": file_url(session, run.number, name),
             "label": label,
             "name": f"{result.clip}-{name}",
             "size": _size((run.folder / name).stat().st_size),
@@ -149,7 +151,6 @@ def details(result: Result) -> str:
         only_synthetic=is_only_synthetic(result.models),
         **object_values(result.frames, palette),
         images=image_rows(result.frames, clip.frames(selected), selected, palette),
-        video=True,  # the player is another part of the page
         listed=(),  # no links within the page: Gradio sets a base address, so they would leave it
         models=model_rows(result.models, result.recipe.get("license")),
         timings=timing_rows(result.timings),
@@ -160,13 +161,13 @@ def details(result: Result) -> str:
 
 def history(session: Session) -> str:
     """The results of a session as buttons, the newest first; empty with fewer than two."""
-    runs = sorted((run for run in session.runs if run.result is not None), key=lambda run: -run.number)
+    runs = sorted((run for run in session.runs if run.proposed is not None), key=lambda run: -run.number)
     return fragment("history", runs=runs, shown=session.shown) if len(runs) > 1 else ""
 
 
-def file_url(session: Session, run: Run, name: str) -> str:
-    """Address of a file of a run, relative to the page."""
-    return f"results/{session.folder.name}/{run.number}/{quote(name)}"
+def file_url(session: Session, folder: int | str, name: str) -> str:
+    """Address of a file in a folder of a session, relative to the page."""
+    return f"results/{session.folder.name}/{folder}/{quote(name)}"
 
 
 def _size(size: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,52 +12,54 @@ from typing import Any
 from openavs.errors import InputError, OpenAVSError
 from openavs.results.result import Result
 from openavs.utils.fs import atomic_write
+from openavs.visualization.player import MotionRecorder
 from openavs.visualization.report import model_rows
 from openavs.web import ServerConfig, components
 from openavs.web.artifacts import (
-    Instance,
-    filter_instances,
     instance_name,
-    list_instances,
     strip_local_paths,
+    write_captions,
     write_files,
     write_overlay_video,
+    write_player_video,
 )
 from openavs.web.inference import (
     InferenceProgress,
     ModelCache,
     SegmentRequest,
     command_text,
-    open_request,
+    parse_threshold,
     parse_vocabulary,
     run_request,
 )
 from openavs.web.session import Run, Session, SessionStore
 
-PAGE = "page.json"  # the details of a result, to show them again
+PAGE = "page.json"  # the content of the page for a result, to show it again
 
 
 @dataclass(frozen=True)
 class PageContent:
-    """The result side of the page as HTML, the objects that can be hidden, and the phrases that can be edited.
+    """Progress and result as HTML, and the phrases that can be edited; a part that is None stays as it is.
 
     Attributes:
+        player: the video with its masks.
+        data: the part of the player with the masks, for the player of the same clip that the page has.
         prompts: phrases that were searched for.
-        proposed: phrases of the translator, which include those that the visitor removed.
+        choices: phrases that can be searched for: these, and those of the translator.
         threshold: least score of a box.
         command: the command line that gives the same result.
     """
 
-    progress: str = ""
-    player: str = ""
-    instances: tuple[Instance, ...] = ()
-    downloads: str = ""
-    details: str = ""
-    history: str = ""
-    prompts: tuple[str, ...] = ()
-    proposed: tuple[str, ...] = ()
+    progress: str
+    player: str | None = None
+    data: str | None = None
+    downloads: str | None = None
+    details: str | None = None
+    history: str | None = None
+    prompts: tuple[str, ...] | None = None
+    choices: tuple[str, ...] = ()
     threshold: float | None = None
-    command: str = ""
+    command: str | None = None
 
 
 class Controller:
@@ -69,12 +71,12 @@ class Controller:
     def run(
         self, key: str | None, request: SegmentRequest, prompts: Sequence[str] | None = None
     ) -> Iterator[PageContent]:
-        """Segment a clip for the page; the report comes before the overlay video. Errors become alerts.
+        """Segment a clip for the page; the masks come before the files. Errors become alerts.
 
         Args:
             key: of the session.
             request: of the visitor.
-            prompts: phrases to search for, if the last run was of the same clip, recipe and vocabulary.
+            prompts: phrases to search for, if the shown result is of the same clip, recipe and vocabulary.
         """
         state = InferenceProgress()
         try:
@@ -85,11 +87,21 @@ class Controller:
                 if state.result is None:
                     yield PageContent(components.fragment("stopped"))
                     return
-                details = components.details(state.result)
-                yield PageContent(components.progress(state), details=details)
-                self._write(session, run, state.result)
-                content = self._content(session, run, details)
-                atomic_write(run.folder / PAGE, json.dumps(details).encode())
+                result, shown = state.result, session.shown
+                write_player_video(session.video(run), run.request.source, result.video, run.request.audio is None)
+                write_captions(run.folder, result)
+                content = self._content(run, result)
+                player = components.player(session, run, result)
+                if shown is not None and shown.request.clip == run.request.clip:
+                    first = replace(content, data=components.player_data(player))
+                else:
+                    first = replace(content, player=player)
+                yield replace(first, progress=components.progress(state))
+                moving = self._write(session, run, result)
+                player = components.player(session, run, result, moving)
+                content = replace(content, downloads=components.downloads(session, run, result))
+                atomic_write(run.folder / PAGE, json.dumps(asdict(replace(content, player=player))).encode())
+                content = replace(content, data=components.player_data(player), history=components.history(session))
                 yield replace(content, progress=components.progress(state, is_written=True))
         except OpenAVSError as error:
             yield PageContent(components.alert(str(error)))
@@ -97,11 +109,17 @@ class Controller:
             yield PageContent(components.alert("internal error; the log of the server has the details"))
             raise
 
-    def rerun(self, key: str | None, threshold: float) -> Iterator[PageContent]:
-        """Run the request of the shown result with another threshold; nothing without a result."""
-        shown = self._sessions.get(key).shown
-        if shown is not None and shown.result is not None and shown.request.threshold != threshold:
-            yield from self.run(key, replace(shown.request, threshold=threshold))
+    def rerun(self, key: str | None, threshold: object, only_lower: bool = False) -> Iterator[PageContent]:
+        """Run the request of the shown result with another threshold; nothing without a result.
+
+        With `only_lower`, nothing for a threshold that only hides masks, which the player does itself.
+        """
+        shown, least = self._sessions.get(key).shown, parse_threshold(threshold)
+        if shown is None or least is None:
+            return
+        before = self._threshold(shown)
+        if least < before or (least != before and not only_lower):
+            yield from self.run(key, replace(shown.request, threshold=least))
 
     def segment(self, key: str | None, request: SegmentRequest) -> tuple[dict[str, Any], list[Path]]:
         """Segment a clip for the API: plain data, and the files overlay, masks, result and COCO.
@@ -113,37 +131,27 @@ class Controller:
             state = next((state for state in states if state.result is not None), None)
             if state is None or state.result is None:
                 raise InputError("the session ended before there was a result")
-            overlay = self._write(session, run, state.result)
+            self._write(session, run, state.result)
             data = to_payload(state.result) | {"cached": list(state.cached), "seconds": round(state.seconds, 3)}
-            return data, [overlay, *(run.folder / name for name in ("masks.zip", "result.json", "coco.json"))]
+            return data, [run.folder / name for name in ("overlay.mp4", "masks.zip", "result.json", "coco.json")]
 
     def show(self, key: str | None, number: int) -> PageContent:
         """An earlier result of the session; InputError if it has been removed."""
         with self._sessions.active(key) as session:
             run = session.show(number)
-            return self._content(session, run, json.loads((run.folder / PAGE).read_bytes()))
+            content = PageContent(**json.loads((run.folder / PAGE).read_bytes()))
+            return replace(content, progress=components.fragment("shown", run=run), history=components.history(session))
 
-    def resume(self, key: str | None, token: str) -> tuple[PageContent, str, SegmentRequest | None]:
+    def resume(self, key: str | None, token: str) -> tuple[PageContent | None, str, SegmentRequest | None]:
         """The content of a page that was loaded, the token of its session, and its last request if it was reloaded."""
         resumed = self._sessions.resume(token, key)
         with self._sessions.active(key) as session:
-            content, last = PageContent(), session.shown
-            if resumed is None or last is None:
-                return content, session.folder.name, None
-            done = [run for run in session.runs if run.result is not None]
-            if done:
-                content = self.show(key, done[-1].number)
-            words = components.fragment("reloaded", stopped=last.result is None, clip=last.request.source.name)
+            if resumed is None or not session.runs:
+                return None, session.folder.name, None
+            last, shown = session.runs[-1], session.shown
+            content = PageContent("") if shown is None else self.show(key, shown.number)
+            words = components.fragment("reloaded", stopped=last is not shown, clip=last.request.source.name)
             return replace(content, progress=words), session.folder.name, last.request
-
-    def select(self, key: str | None, names: Collection[str]) -> str:
-        """The player of the overlay video with the named objects; InputError if the session has no result."""
-        with self._sessions.active(key) as session:
-            run = session.shown
-            if run is None or run.result is None:
-                raise InputError("the result has been removed; run the clip again")
-            overlay = write_overlay_video(run.folder, run.result, names, run.reopen)
-            return components.player(session, run, run.result, overlay.name, filter_instances(run.result, names))
 
     @contextmanager
     def _begin(
@@ -151,51 +159,50 @@ class Controller:
     ) -> Iterator[tuple[Session, Run, Iterator[InferenceProgress]]]:
         """Begin a run on links to the uploads, which may be removed during the run."""
         with self._sessions.active(key) as session:
-            fps = self._models.option(request.recipe).recipe.sample.fps
+            self._models.option(request.recipe)
             run = session.begin(request)
-            run.reopen = lambda: open_request(run.request, fps, self._config)
             yield session, run, run_request(run.request, self._models, self._config, run.stop.is_set)
 
     def _with_prompts(self, key: str | None, request: SegmentRequest, prompts: Sequence[str] | None) -> SegmentRequest:
         """The request with the visitor's phrases, if they are about the result that is shown."""
         run = self._sessions.get(key).shown
-        if prompts is None or run is None or run.result is None:
+        if prompts is None or run is None or run.proposed is None:
             return request
         last = run.request
         if (last.clip, last.recipe, last.vocabulary) != (request.clip, request.recipe, request.vocabulary):
             return request
-        return request.with_prompts(parse_vocabulary(",".join(prompts).lower()), self._proposed(run, run.result))
+        return request.with_prompts(parse_vocabulary(",".join(prompts).lower()), run.proposed)
 
-    def _proposed(self, run: Run, result: Result) -> tuple[str, ...]:
-        """The phrases of the translator in a result, with those that were removed."""
-        found = (prompt.phrase for frame in result.frames for prompt in frame.prompts if prompt.origin != "recipe")
-        return tuple(dict.fromkeys((*found, *run.request.remove)))
+    def _threshold(self, run: Run) -> float:
+        own = run.request.threshold
+        return self._models.option(run.request.recipe).threshold if own is None else own
 
-    def _content(self, session: Session, run: Run, details: str) -> PageContent:
-        """The content of the page for a run with a result."""
-        result, option = run.result, self._models.option(run.request.recipe)
-        if result is None:
-            raise InputError("the result has been removed; run the clip again")
-        searched = dict.fromkeys(prompt.phrase for frame in result.frames for prompt in frame.prompts)
+    def _content(self, run: Run, result: Result) -> PageContent:
+        """The content of the page for a result, without player, files and history."""
+        prompts = tuple(dict.fromkeys(prompt.phrase for frame in result.frames for prompt in frame.prompts))
         return PageContent(
-            player=components.player(session, run, result, "overlay.mp4"),
-            instances=tuple(list_instances(result)),
-            downloads=components.downloads(session, run, result),
-            details=details,
-            history=components.history(session),
-            prompts=tuple(searched),
-            proposed=self._proposed(run, result),
-            threshold=option.threshold if run.request.threshold is None else run.request.threshold,
-            command=command_text(run.request, option),
+            "",
+            details=components.details(result),
+            prompts=prompts,
+            choices=tuple(dict.fromkeys((*_proposed(run, result), *prompts))),
+            threshold=self._threshold(run),
+            command=command_text(run.request, self._models.option(run.request.recipe)),
         )
 
-    def _write(self, session: Session, run: Run, result: Result) -> Path:
-        """Write the files of a result; the session keeps the result without its audio, up to 45 MB a minute."""
-        overlay = write_overlay_video(run.folder, result)
+    def _write(self, session: Session, run: Run, result: Result) -> MotionRecorder:
+        """Write the files of a result; returns the masks between the sampled frames."""
+        moving = MotionRecorder()
+        write_overlay_video(run.folder, result, moving)
         write_files(run.folder, result)
-        run.poster = components.poster(result, result)
-        session.finish(run, Result.of(result, replace(result.video, audio=None)))
-        return overlay
+        run.poster = components.poster(result)
+        session.finish(run, _proposed(run, result))
+        return moving
+
+
+def _proposed(run: Run, result: Result) -> tuple[str, ...]:
+    """The phrases of the translator in a result, with those that the visitor removed."""
+    found = (prompt.phrase for frame in result.frames for prompt in frame.prompts if prompt.origin != "recipe")
+    return tuple(dict.fromkeys((*found, *run.request.remove)))
 
 
 def to_payload(result: Result) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -16,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.results.result import Result
-from openavs.structures.types import Clip
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene
+from openavs.web.artifacts import link_or_copy
 from openavs.web.inference import SegmentRequest
 
 fcntl: Any
@@ -31,7 +31,7 @@ except ImportError:  # Windows: folders of killed servers stay until the tempora
 logger = logging.getLogger(__name__)
 
 PREFIX = "openavs-serve-"
-INPUTS = "inputs"  # folder inside a session's folder
+INPUTS, VIDEOS = "inputs", "0"  # folders of a run, and of the videos of a session
 EXAMPLE_SEED = 4
 MAX_RUNS = 6  # results of a session; the oldest ones are removed
 
@@ -45,30 +45,24 @@ class Run:
         folder: of its files.
         request: on links to the uploads, which may be removed meanwhile.
         stop: set to end the run at its next step.
-        result: the result, without the audio of its clip to save memory; None before its end.
-        reopen: opens that clip again, with its audio.
-        poster: data URI of an image of the result.
+        proposed: phrases of the translator, which include those that the visitor removed; None before the result.
+        poster: data URI of an image of the result; None if nothing was found.
     """
 
     number: int
     folder: Path
     request: SegmentRequest
     stop: threading.Event = field(default_factory=threading.Event)
-    result: Result | None = None
-    reopen: Callable[[], Clip] | None = None
+    proposed: tuple[str, ...] | None = None
     poster: str | None = None
 
     def link_input(self, upload: Path) -> Path:
         """Link an upload into the run, which keeps it if the upload is removed; InputError if it is missing."""
         path = self.folder / INPUTS / upload.parent.name / upload.name  # Gradio has one folder for each content
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            if not path.exists():
-                os.link(upload, path)
+            link_or_copy(upload, path)
         except FileNotFoundError as error:
             raise InputError(f"{upload.name} has been removed from the server; upload it again") from error
-        except OSError:  # another disk, or a file system without links
-            shutil.copyfile(upload, path)
         return path
 
 
@@ -94,8 +88,12 @@ class Session:
 
     @property
     def shown(self) -> Run | None:
-        """The run that the page shows; None before the first."""
-        return self.runs[-1] if self.runs else None
+        """The run whose result the page shows; None before the first."""
+        return next((run for run in reversed(self.runs) if run.proposed is not None), None)
+
+    def video(self, run: Run) -> Path:
+        """The file that the page plays for a run; all runs of a clip share it."""
+        return self.folder / VIDEOS / f"{hashlib.sha256(repr(run.request.clip).encode()).hexdigest()[:16]}.mp4"
 
     def begin(self, request: SegmentRequest) -> Run:
         """Start a run; runs without a result and the oldest ones are removed.
@@ -103,7 +101,7 @@ class Session:
         Raises:
             InputError: an upload has been removed.
         """
-        self._keep([run for run in self.runs if run.result is not None][1 - MAX_RUNS :])
+        self._keep([run for run in self.runs if run.proposed is not None][1 - MAX_RUNS :])
         self.count += 1
         run = Run(self.count, self.folder / str(self.count), request)
         self.runs.append(run)
@@ -112,9 +110,9 @@ class Session:
         run.request = replace(request, source=run.link_input(request.source), audio=audio)
         return run
 
-    def finish(self, run: Run, result: Result) -> None:
+    def finish(self, run: Run, proposed: tuple[str, ...]) -> None:
         """Add the result of a run, which replaces that of the same request with another threshold."""
-        run.result = result
+        run.proposed = proposed
         same = replace(run.request, source=Path(), audio=None, threshold=None)
         self._keep(
             [
@@ -128,7 +126,7 @@ class Session:
 
     def show(self, number: int) -> Run:
         """Return a run of the session as the one that is shown; InputError if it has been removed."""
-        run = next((run for run in self.runs if run.number == number and run.result is not None), None)
+        run = next((run for run in self.runs if run.number == number and run.proposed is not None), None)
         if run is None:
             raise InputError("the result has been removed; run the clip again")
         self.runs = [*(other for other in self.runs if other is not run), run]
@@ -144,6 +142,8 @@ class Session:
             if run not in runs:
                 run.stop.set()
                 shutil.rmtree(run.folder, ignore_errors=True)
+                if all(self.video(run) != self.video(other) for other in runs):
+                    self.video(run).unlink(missing_ok=True)
         self.runs = runs
 
 

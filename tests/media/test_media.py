@@ -310,3 +310,15 @@ def test_a_damaged_picture_of_a_folder_is_left_out(tmp_path: Path, caplog: pytes
 def test_limits_are_the_callers(tmp_path: Path) -> None:
     picture = save(tmp_path / "a.png", corners((50, 50)))
     assert open_clip(picture, limits=MediaLimits(max_pixels=2500)).size == (50, 50)
+
+
+def test_a_file_that_grows_while_it_is_read_has_the_frames_of_its_start(tmp_path: Path) -> None:
+    whole = make_media(tmp_path / "whole.ts", [gray(4 * i) for i in range(60)], fps=10, sound=tone(6)).read_bytes()
+    path = tmp_path / "grows.ts"
+    path.write_bytes(whole[: len(whole) // 2])
+    clip = open_clip(path, fps=1)
+    with path.open("ab") as file:
+        file.write(whole[len(whole) // 2 :])
+    assert [frame.time for frame in clip.frames(None)] == pytest.approx(clip.times, abs=0.05)
+    assert clip.audio is not None and clip.audio.duration == pytest.approx(len(clip.times), abs=0.5)
+    assert len(open_clip(path, fps=1).times) == 6 > len(clip.times)

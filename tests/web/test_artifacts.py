@@ -13,12 +13,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from openavs.media import open_clip, probe
+from openavs.media import probe
 from openavs.results.result import Result
 from openavs.results.serialization import result_from_json
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Caption
-from openavs.web.artifacts import captions_vtt, filter_instances, list_instances, write_files, write_overlay_video
+from openavs.visualization.player import MotionRecorder
+from openavs.web.artifacts import captions_vtt, write_files, write_overlay_video, write_player_video
 from openavs.web.inference import ModelCache, SegmentRequest, run_request
 from tests.web.conftest import CONFIG
 
@@ -63,33 +64,20 @@ def test_pycocotools_reads_the_coco_file(folder: Path, result: Result) -> None:
     assert len(coco.getAnnIds()) == sum(len(frame.segments) for frame in result.frames)
 
 
-def test_the_overlay_video_has_audio_and_the_selected_objects(result: Result, tmp_path: Path) -> None:
-    everything = write_overlay_video(tmp_path, result)
-    assert probe(everything).audio_codec is not None
-    names = [instance.name for instance in list_instances(result)]
-    assert names
-    nothing = write_overlay_video(tmp_path, result, [])
-    part = write_overlay_video(tmp_path, result, names[:1])
-    assert write_overlay_video(tmp_path, result, names) == everything  # written once
-    where = next(frame.index for frame in result.frames if names[0] in {s.phrase for s in frame.segments})
-    plain, overlay = (next(iter(open_clip(path).frames(frozenset({where})))).image for path in (nothing, part))
-    mask = next(rle_to_mask(s.mask) for s in result.frames[where].segments if s.phrase == names[0])
-    difference = np.abs(plain.astype(int) - overlay.astype(int)).mean(axis=2)
-    assert difference[mask].mean() > 20
+def test_the_overlay_video_has_audio_and_its_masks_in_motion_are_recorded(result: Result, tmp_path: Path) -> None:
+    moving = MotionRecorder()
+    path = write_overlay_video(tmp_path, result, moving)
+    assert probe(path).audio_codec is not None
+    assert any(moving.frames)
 
 
-def test_hiding_an_object_removes_only_its_segments(result: Result) -> None:
-    first = list_instances(result)[0].name
-    rest = filter_instances(result, {instance.name for instance in list_instances(result)} - {first})
-    assert first not in {instance.name for instance in list_instances(rest)}
-    assert [frame.captions for frame in rest.frames] == [frame.captions for frame in result.frames]
-
-
-def test_two_of_a_kind_with_tracks_are_separate_objects(result: Result) -> None:
-    frame = next(frame for frame in result.frames if frame.segments)
-    twins = tuple(replace(frame.segments[0], phrase="dog", track=track) for track in (1, 4))
-    names = [instance.name for instance in list_instances(replace(result, frames=(replace(frame, segments=twins),)))]
-    assert names == ["dog #1", "dog #4"]
+def test_the_player_has_the_clip_itself_if_browsers_play_it(result: Result, scene: Path, tmp_path: Path) -> None:
+    path = tmp_path / "0" / "video.mp4"
+    write_player_video(path, scene, result.video, has_own_audio=True)
+    assert path.samefile(scene)
+    path.unlink()
+    write_player_video(path, scene, result.video, has_own_audio=False)  # its sound is another file
+    assert not path.samefile(scene) and probe(path).audio_codec == "aac"
 
 
 def test_captions_contain_no_markup(result: Result) -> None:

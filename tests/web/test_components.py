@@ -60,7 +60,8 @@ def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> 
     session = SessionStore(tmp_path / "sessions", 60).get("one")
     for words in ((), (HOSTILE,)):
         run = session.begin(SegmentRequest(tmp_path / f"{HOSTILE}.mp4", add=words))
-        session.finish(run, hostile)
+        session.finish(run, (HOSTILE,))
+        run.poster = HOSTILE
     run.folder.mkdir(exist_ok=True)
     (run.folder / "masks.zip").write_bytes(b"x" * 2000)
     state = InferenceProgress(
@@ -68,7 +69,7 @@ def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> 
     )
     pages = {
         "progress": components.progress(state, is_written=True),
-        "player": components.player(session, run, hostile, "overlay.mp4"),
+        "player": components.player(session, run, hostile),
         "downloads": components.downloads(session, run, hostile),
         "details": components.details(hostile),
         "history": components.history(session),
@@ -91,10 +92,10 @@ def test_images_and_charts_have_text_alternatives(models: ModelCache, scene: Pat
     )
     assert "Frame at 0.5 s" in details
     session = SessionStore(tmp_path, 60).get("one")
-    player = components.player(session, session.begin(SegmentRequest(scene)), found.result, "overlay.mp4")
-    assert 'aria-label="scene with ' in player
+    player = components.player(session, session.begin(SegmentRequest(scene)), found.result)
+    assert 'aria-label="Player of scene"' in player
     assert '<track kind="captions"' in player
-    assert 'poster="data:image/jpeg;base64,' in player
+    assert components.player_data(player).startswith("<script") and '"codes":' in components.player_data(player)
 
 
 def test_progress_is_shown_as_text() -> None:

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, probe
-from openavs.media.audio import read_audio_track
 from openavs.results.result import Result
 from openavs.structures.masks import RLE
 from openavs.structures.types import ClipResult, Event, FrameResult, Rejection, Segment, Verdict, Waveform
@@ -47,7 +45,7 @@ def test_a_stopped_run_shows_a_message_and_no_result(
         sessions.get("one").stop()
     assert "topped" in list(contents)[-1].progress
     with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
-        controller.select("one", ["dog"])
+        controller.show("one", 1)
 
 
 def test_the_api_returns_events_and_verdicts() -> None:
@@ -88,9 +86,7 @@ def test_an_invalid_clip_is_shown_as_an_alert(controller: Controller, long_clip:
     assert "long" in alert
 
 
-def test_a_session_keeps_no_audio_and_can_be_reopened(
-    controller: Controller, sessions: SessionStore, upload: Path
-) -> None:
+def test_a_session_keeps_no_audio_in_memory(controller: Controller, sessions: SessionStore, upload: Path) -> None:
     """A minute of audio takes up to 45 MB, and a session stays for an hour."""
     gc.collect()
     before = sum(isinstance(one, Waveform) for one in gc.get_objects())
@@ -98,11 +94,20 @@ def test_a_session_keeps_no_audio_and_can_be_reopened(
     controller.segment("two", SegmentRequest(upload))
     gc.collect()
     assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before
-    (whole,) = sessions.get("one").folder.rglob("overlay*.mp4")
-    assert "results/" in controller.select("one", [])
-    (bare,) = set(sessions.get("one").folder.rglob("overlay*.mp4")) - {whole}
-    assert probe(bare).audio_codec == probe(whole).audio_codec == "aac"
-    (audio, _), (own, _) = read_audio_track(bare, MediaLimits()), read_audio_track(whole, MediaLimits())
-    assert audio is not None and own is not None and len(audio.samples) == len(own.samples)
-    assert abs(audio.samples).max() > 0.01
-    assert sum(isinstance(one, Waveform) for one in gc.get_objects()) == before + 2
+
+
+def test_the_masks_come_before_the_files_and_are_shown_again(
+    controller: Controller, sessions: SessionStore, upload: Path
+) -> None:
+    first, last = list(controller.run("one", SegmentRequest(upload)))[-2:]
+    assert first.player is not None and first.downloads is None
+    assert last.player is None and last.data is not None and last.downloads is not None  # the page has the player
+    assert last.data in (controller.show("one", 1).player or "")
+    [lower] = list(controller.rerun("one", 0.1))[-1:]
+    assert lower.player is None and lower.threshold == 0.1 and lower.command is not None
+    assert lower.command.endswith("filtering.box_threshold=0.1")
+    assert list(controller.rerun("one", 0.3, only_lower=True)) == []  # the player hides the others itself
+    assert [run.number for run in sessions.get("one").runs] == [2]
+    session = sessions.get("one")
+    assert controller.resume("two", session.folder.name)[2] is not None
+    assert controller.resume("three", "unknown")[0] is None

@@ -8,12 +8,8 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media import probe
-from openavs.results.result import Result
-from openavs.structures.types import ClipResult
 from openavs.web.inference import SegmentRequest
 from openavs.web.session import MAX_RUNS, PREFIX, SessionStore, remove_old_files, server_tempdir, write_example
-
-RESULT = Result.of(ClipResult("a", (2, 2), ()))
 
 
 class Clock:
@@ -78,7 +74,7 @@ def test_a_stop_ends_only_the_runs_so_far(sessions: SessionStore, tmp_path: Path
 def test_the_last_results_of_a_session_are_kept_one_for_each_request(sessions: SessionStore, tmp_path: Path) -> None:
     one = sessions.get("one")
     for number in range(MAX_RUNS + 2):
-        one.finish(one.begin(SegmentRequest(upload(tmp_path / str(number)))), RESULT)
+        one.finish(one.begin(SegmentRequest(upload(tmp_path / str(number)))), ())
     assert [run.number for run in one.runs] == list(range(3, MAX_RUNS + 3))
     assert sorted(path.name for path in one.folder.iterdir()) == sorted(str(run.number) for run in one.runs)
     shown = one.show(4)
@@ -86,9 +82,9 @@ def test_the_last_results_of_a_session_are_kept_one_for_each_request(sessions: S
     with pytest.raises(InputError, match=r"^the result has been removed; run the clip again$"):
         one.show(2)
     again = one.begin(SegmentRequest(shown.request.source, threshold=0.3))
-    one.finish(again, RESULT)
+    one.finish(again, ())
     assert shown not in one.runs and one.shown is again  # it replaces that with another threshold
-    one.finish(one.begin(SegmentRequest(again.request.source, add=("dog",))), RESULT)
+    one.finish(one.begin(SegmentRequest(again.request.source, add=("dog",))), ())
     assert again in one.runs
 
 

@@ -307,6 +307,18 @@
       this.element.addEventListener("keydown", (event) => this.press(event));
       this.change(() => {});
     }
+    // Shows other masks of the same clip.
+    load(data) {
+      const names = this.data.objects.map(({ name }) => name), find = (i) => data.objects.findIndex(({ name }) => name === names[i]);
+      const hidden = [...this.hidden].map(find).filter((i) => i >= 0);
+      const solo = this.solo === null || find(this.solo) < 0 ? null : find(this.solo);
+      Object.assign(this, { data, hidden: new Set(hidden), solo, last: 0, threshold: null, drawnKey: null });
+      this.decoded.clear();
+      this.buildToggles();
+      this.buildThreshold();
+      this.change(() => {});
+      this.show();
+    }
     buildToggles() {
       this.toggles = this.data.objects.map(({ name, color }, i) => {
         const key = i < 9 ? [make("kbd", { textContent: i + 1 })] : [];
@@ -332,7 +344,7 @@
       const low = Math.max(0, Math.floor(100 * Math.min(...values) - 1) / 100);
       const high = Math.min(1, Math.ceil(100 * Math.max(...values) + 1) / 100);
       const slider = Object.assign(this.find(".threshold"), { min: low, max: high, step: 0.005 });
-      slider.addEventListener("input", () => this.change(() => (this.threshold = Number(slider.value))));
+      slider.oninput = () => this.change(() => (this.threshold = Number(slider.value)));
       const marks = new Map(this.scores.map((row) => [`${row[0]} ${row[1].toFixed(3)} ${row[2]}`, row]));
       const elements = [...marks.values()].map(([object, score, kind]) => {
         const mark = make("i", { className: kind });
@@ -477,6 +489,7 @@
     ["error", (player) => (player.useImages(), player.show())],
   ])
     root.addEventListener(event, ({ target }) => ofVideo(target) && act(ofVideo(target)), true);
+  root.addEventListener("openavs:data", ({ target, detail }) => players.get(target)?.load(detail));
   root.addEventListener("input", ({ target }) => {
     if (target.matches(".seek input")) players.get(target.closest(".player"))?.seek(Number(target.value));
   });

@@ -8,19 +8,20 @@
   const progress = document.getElementById('oa-progress');
   if (progress) { progress.setAttribute('role', 'status'); progress.setAttribute('aria-live', 'polite'); }
 
-  // Another video of the same clip continues at the position of the last one.
-  const start = {time: 0, isPlaying: false, rate: 1};
-  let last = {src: '', ...start};
-  const save = ({target: {src, dataset, currentTime: time, paused, playbackRate: rate}}) => {
-    if (src && src === last.src) last = {src, clip: dataset.clip, time, isPlaying: !paused, rate};
-  };
-  for (const event of ['timeupdate', 'seeking', 'play', 'pause', 'ratechange'])
-    document.addEventListener(event, save, true);
+  // The player of another clip begins at its best frame; on a phone, it is brought into view.
   document.addEventListener('loadedmetadata', ({target}) => {
-    if (!target.closest('#oa-player') || target.src === last.src) return;
-    last = {...(target.dataset.clip === last.clip ? last : start), clip: target.dataset.clip, src: target.src};
-    target.currentTime = last.time;
-    target.playbackRate = last.rate;
-    if (last.isPlaying) target.play().catch(() => {});
+    const place = target.closest('[data-begin]');
+    if (!place) return;
+    target.currentTime = Number(place.dataset.begin);
+    if (matchMedia('(max-width: 40rem)').matches) place.scrollIntoView({block: 'nearest'});
   }, true);
+
+  // Other masks of the same clip go into its player, which keeps position, opacity and hidden objects.
+  let last = null;
+  new MutationObserver(() => {
+    const script = document.querySelector('#oa-data script'), player = document.querySelector('#oa-player .player');
+    if (!script || !player || script === last) return;
+    last = script;
+    player.dispatchEvent(new CustomEvent('openavs:data', {detail: JSON.parse(script.textContent), bubbles: true}));
+  }).observe(document.body, {childList: true, subtree: true});
 }
