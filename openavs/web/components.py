@@ -44,9 +44,9 @@ _STEPS = {
 _CACHED = {"captioner": "captions", "translator": "prompts", "detector": "boxes"}
 
 
-def fragment(name: str, **values: Any) -> str:
-    """Render the template `openavs/assets/web/{name}.html`."""
-    return render(f"web/{name}.html", "", **values).decode("utf-8")
+def fragment(template: str, /, **values: Any) -> str:
+    """Render the template `openavs/assets/web/{template}.html`."""
+    return render(f"web/{template}.html", "", **values).decode("utf-8")
 
 
 def stylesheet() -> str:
@@ -89,8 +89,11 @@ def _steps(state: InferenceProgress, is_written: bool) -> list[dict[str, str]]:
     return steps
 
 
-def player(session: Session, run: Run, result: Result, moving: MotionRecorder | None = None) -> str:
-    """The video with its masks, which the browser draws; without `moving`, they stand still between the frames."""
+def player(session: Session, run: Run, result: Result, moving: MotionRecorder | None = None) -> tuple[str, str]:
+    """The video with its masks, which the browser draws, and these masks alone for a player of the same clip.
+
+    Without `moving`, they stand still between the frames.
+    """
     palette = palette_of(result.frames)
     values = player_values(
         result,
@@ -101,13 +104,10 @@ def player(session: Session, run: Run, result: Result, moving: MotionRecorder | 
         captions=file_url(session, run.number, CAPTIONS),
     )
     values["missing"] = "This browser cannot play the video; its frames are shown instead."
-    best = max(result.frames, key=lambda frame: len(frame.segments))
-    return fragment("player", player=values, clip="/".join(run.request.clip), start=best.time)
-
-
-def player_data(html: str) -> str:
-    """The part of a player's HTML that has its data, for the player of another result of the same clip."""
-    return html[html.index("<script") : html.index("</script>") + len("</script>")]
+    name = f"{run.number}-{'still' if moving is None else 'moving'}"
+    start = max(result.frames, key=lambda frame: len(frame.segments)).time
+    html = fragment("player", player=values, clip="/".join(run.request.clip), start=start, name=name)
+    return html, fragment("data", data=values["data"], name=name)
 
 
 def poster(result: Result) -> str | None:

@@ -91,17 +91,15 @@ class Controller:
                 write_player_video(session.video(run), run.request.source, result.video, run.request.audio is None)
                 write_captions(run.folder, result)
                 content = self._content(run, result)
-                player = components.player(session, run, result)
-                if shown is not None and shown.request.clip == run.request.clip:
-                    first = replace(content, data=components.player_data(player))
-                else:
-                    first = replace(content, player=player)
+                player, data = components.player(session, run, result)
+                is_same = shown is not None and shown.request.clip == run.request.clip
+                first = replace(content, data=data) if is_same else replace(content, player=player)
                 yield replace(first, progress=components.progress(state))
                 moving = self._write(session, run, result)
-                player = components.player(session, run, result, moving)
+                player, data = components.player(session, run, result, moving)
                 content = replace(content, downloads=components.downloads(session, run, result))
                 atomic_write(run.folder / PAGE, json.dumps(asdict(replace(content, player=player))).encode())
-                content = replace(content, data=components.player_data(player), history=components.history(session))
+                content = replace(content, data=data, history=components.history(session))
                 yield replace(content, progress=components.progress(state, is_written=True))
         except OpenAVSError as error:
             yield PageContent(components.alert(str(error)))

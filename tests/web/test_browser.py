@@ -235,7 +235,8 @@ def test_errors_are_sentences(chromium: Any, server: Server, long_clip: Path, tm
     ):
         if not path.exists():
             path.write_bytes(b"no video " * 50)
-        page.open()
+        page.tab.close()
+        page = Page(chromium.new_page(), server).open()
         page.give(path)
         wait_for(lambda path=path: list((server.folder / "uploads").rglob(path.name)))
         expect(page.tab.locator("#oa-video video")).to_be_attached(timeout=LONG)
@@ -295,7 +296,7 @@ def press_tab_until(page: Page, text: str) -> None:
     """Move the focus until the focused element has this text."""
     for _ in range(80):
         page.tab.keyboard.press("Tab")
-        focused = "document.activeElement.innerText || document.activeElement.ariaLabel || ''"
+        focused = "`${document.activeElement.innerText} ${document.activeElement.ariaLabel}`"
         if text in page.tab.evaluate(focused):
             return
     raise AssertionError(f"{text!r} is not reached by Tab")
@@ -335,8 +336,8 @@ def test_the_first_screen_has_the_buttons_with_their_errors_and_progress(
     page.tab.locator("#oa-details figure").last.scroll_into_view_if_needed()
     if width > 1000:  # the form stays in view beside a long result
         expect(page.button(RUN)).to_be_in_viewport(ratio=1)
-        page.tab.get_by_role("slider", name="Threshold").focus()
-        expect(page.tab.get_by_role("slider", name="Threshold")).to_be_in_viewport()
+        page.tab.get_by_role("slider", name="range slider for Threshold").focus()
+        expect(page.tab.get_by_role("slider", name="range slider for Threshold")).to_be_in_viewport()
     page.tab.close()
 
 

@@ -102,7 +102,9 @@ def test_the_masks_come_before_the_files_and_are_shown_again(
     first, last = list(controller.run("one", SegmentRequest(upload)))[-2:]
     assert first.player is not None and first.downloads is None
     assert last.player is None and last.data is not None and last.downloads is not None  # the page has the player
-    assert last.data in (controller.show("one", 1).player or "")
+    assert last.data[last.data.index("<script") : last.data.index("</oa")].strip() in (
+        controller.show("one", 1).player or ""
+    )
     [lower] = list(controller.rerun("one", 0.1))[-1:]
     assert lower.player is None and lower.threshold == 0.1 and lower.command is not None
     assert lower.command.endswith("filtering.box_threshold=0.1")

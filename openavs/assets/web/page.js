@@ -2,8 +2,9 @@
   document.documentElement.lang = 'en';
 
   // Screen readers: the preview of the video has a name, and progress is announced.
-  const label = () => document.querySelectorAll('#oa-video video:not([aria-label])').forEach(
-    video => video.setAttribute('aria-label', 'Input video'));
+  const names = {'#oa-video video': 'Input video', '#oa-command textarea': 'The same on the command line'};
+  const label = () => Object.entries(names).forEach(([place, name]) => document.querySelectorAll(
+    `${place}:not([aria-label])`).forEach(element => element.setAttribute('aria-label', name)));
   new MutationObserver(label).observe(document.body, {childList: true, subtree: true});
   const progress = document.getElementById('oa-progress');
   if (progress) { progress.setAttribute('role', 'status'); progress.setAttribute('aria-live', 'polite'); }
