@@ -87,12 +87,13 @@ class Controller:
                 if state.result is None:
                     yield PageContent(components.fragment("stopped"))
                     return
-                result, shown = state.result, session.shown
+                result = state.result
                 write_player_video(session.video(run), run.request.source, result.video, run.request.audio is None)
                 write_captions(run.folder, result)
                 content = self._content(run, result)
                 player, data = components.player(session, run, result)
-                is_same = shown is not None and shown.request.clip == run.request.clip
+                is_same = session.playing == run.request.clip
+                session.playing = run.request.clip
                 first = replace(content, data=data) if is_same else replace(content, player=player)
                 yield replace(first, progress=components.progress(state))
                 moving = self._write(session, run, result)
@@ -137,6 +138,7 @@ class Controller:
         """An earlier result of the session; InputError if it has been removed."""
         with self._sessions.active(key) as session:
             run = session.show(number)
+            session.playing = run.request.clip
             content = PageContent(**json.loads((run.folder / PAGE).read_bytes()))
             return replace(content, progress=components.fragment("shown", run=run), history=components.history(session))
 
@@ -147,6 +149,7 @@ class Controller:
             if resumed is None or not session.runs:
                 return None, session.folder.name, None
             last, shown = session.runs[-1], session.shown
+            session.playing = ()
             content = PageContent("") if shown is None else self.show(key, shown.number)
             words = components.fragment("reloaded", stopped=last is not shown, clip=last.request.source.name)
             return replace(content, progress=words), session.folder.name, last.request

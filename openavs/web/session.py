@@ -76,6 +76,7 @@ class Session:
         uploads: uploaded files that go with the session.
         runs: the last runs, the one that is shown last.
         count: number of runs so far.
+        playing: the clip of the player that the page has, as `SegmentRequest.clip`.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Session:
     uploads: set[Path] = field(default_factory=set)
     runs: list[Run] = field(default_factory=list)
     count: int = 0
+    playing: tuple[str, ...] = ()
 
     @property
     def shown(self) -> Run | None:
