@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +15,17 @@ from torch.nn import functional as F
 from transformers import CLIPModel, Mask2FormerConfig, Mask2FormerForUniversalSegmentation, PreTrainedTokenizerFast
 
 from openavs.errors import InputError, ModelError
+from openavs.evaluation.benchmark import load_benchmark
 from openavs.models.hub import ResolvedModel, resolve
-from openavs.structures.masks import segments_to_label_map
+from openavs.structures.masks import RLE, segments_to_label_map
+from openavs.synthetic.datasets import write_layout
 from openavs.training.base import InstanceMask, StudentPrediction, load_student, student_class
 from openavs.training.config import load_training_recipe
 from openavs.training.inference import concatenate_predictions, label_maps
 from openavs.training.models.ov_avss.classifier import TEMPLATES, MaskClassifier, mask_crops
 from openavs.training.models.ov_avss.model import OvAvss, _binary, _pixels, _target, best_pairs
 from openavs.training.models.ov_avss.network import ClipOutput
+from tests.conftest import Outcome
 from tests.training.ov_avss_models import CLIP_SIDE, batch, make_clip, mask2former_options, tiny_student
 
 NAMES = ["dog", "bell", "siren", "guitar"]
@@ -256,6 +262,21 @@ def test_saved_student_predicts_the_same(tmp_path: Path, clip: str) -> None:
     loaded.predict(clips, NAMES)
     assert loaded._classifier is classifier is not None, "CLIP is loaded once"
     assert set(loaded.state_dict()) == set(student.state_dict())  # CLIP is not among its weights
+
+
+def test_instances_of_a_student_are_tracks_of_avis(openavs: Callable[..., Outcome], tmp_path: Path) -> None:
+    write_layout("avis", tmp_path / "data", {"test": 1}, seconds=2)
+    words = {word for name in load_benchmark("avis").classes for word in name.replace("_", " ").split()}
+    folder = tmp_path / "student"
+    tiny_student(clip=str(make_clip(tmp_path / "clip", sorted({*words, "a", "photo", "of"})))).save_pretrained(folder)
+    shutil.copytree(resolve("openavs:tiny/vggish").path, folder / "vggish")
+    where = ("--root", tmp_path / "data", "--pipeline", f"student:{folder}", "--out", tmp_path / "out")
+    done = openavs("evaluate", "avis", *where, "--json")
+    assert done.code == 0, done.err
+    assert done.json()["metrics"]["hota"] is not None
+    tracks = json.loads((tmp_path / "out" / "predictions" / "results.json").read_text())
+    codes = [[RLE(tuple(mask["size"]), mask["counts"]) for mask in track["segmentations"]] for track in tracks]
+    assert any(all(code.area for code in own) for own in codes), "one query is one track of both frames"
 
 
 def test_mask2former_of_the_same_sizes_initializes_it(tmp_path: Path) -> None:
