@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from openavs.corrections.clicks import Click, box_mask, click_mask
@@ -20,13 +21,14 @@ from openavs.corrections.store import change_clip, is_removed, merge_segments, r
 from openavs.errors import InputError
 from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.vocabulary import ClassMapper
-from openavs.structures.masks import RLE, iou, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, iou, mask_to_rle, rle_to_mask, small_size
 from openavs.structures.types import (
     BoolMask,
     Box,
     Clip,
     ClipResult,
     Correction,
+    DenseFrameSource,
     Frame,
     FrameResult,
     ImageArray,
@@ -286,14 +288,15 @@ class _Work:
                 i += step
 
     def _flow(self, number: int) -> tuple[Any, Any]:
-        """Return the fields that move masks from a frame to the next one, and back; None at a cut or without video."""
+        """Return the fields that move masks from a frame to the next one, and back; None at a cut."""
         if not self._flows:
             clip, frames = self._opened(), self.result.frames
-            reader = None if clip.dense_frames is None else FlowReader(clip.dense_frames, _FLOW_RATE)
+            rate = clip.fps if clip.dense_frames is None else _FLOW_RATE
+            reader = FlowReader(clip.dense_frames or _sampled_frames(clip), rate)
             for i, (one, other) in enumerate(pairwise(frames)):
-                gap = None if reader is None else reader.gap(one.time, other.time)
-                whole = gap is not None and bool(gap.ahead) and len(gap.ahead) == gap.last - gap.first + 1
-                self._flows[i] = (gap.ahead[-1], gap.back[0]) if gap is not None and whole else (None, None)
+                gap = reader.gap(one.time, other.time)
+                whole = bool(gap.ahead) and len(gap.ahead) == gap.last - gap.first + 1
+                self._flows[i] = (gap.ahead[-1], gap.back[0]) if whole else (None, None)
         return self._flows[number]
 
     def _propagated(self, start: int, track: int, mask: RLE) -> list[tuple[FrameResult, RLE]] | None:
@@ -397,6 +400,18 @@ class _Work:
             if index not in self._images:
                 raise InputError(f"frame {index} of {self.result.clip} can no longer be read")
         return self._images[index]
+
+
+def _sampled_frames(clip: Clip) -> DenseFrameSource:
+    """Return the sampled frames of a clip of images as its small frames."""
+
+    def source(fps: float, longest_side: int) -> Iterator[Frame]:
+        height, width = small_size(clip.size, longest_side)
+        for frame in clip.frames(None):
+            small = cv2.resize(frame.image, (width, height), interpolation=cv2.INTER_AREA)
+            yield replace(frame, image=np.asarray(small, dtype=np.uint8))
+
+    return source
 
 
 def _numbers(c: Correction, count: int, what: str) -> tuple[float, ...]:

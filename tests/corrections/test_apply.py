@@ -81,9 +81,10 @@ def ious(result: ClipResult) -> list[float]:
     return [mask_iou(rle_to_mask(f.segments[0].mask), truth(f.time)) if f.segments else 0.0 for f in result.frames]
 
 
-def test_a_click_completes_the_mask_in_all_frames_and_locks_them(result: ClipResult) -> None:
+@pytest.mark.parametrize("tools", [TOOLS, CorrectionTools(lambda: replace(open_clip(), dense_frames=None))])
+def test_a_click_completes_the_mask_in_all_frames_and_locks_them(result: ClipResult, tools: CorrectionTools) -> None:
     assert max(ious(result)) < 0.6
-    corrected = correct_result(result, [Correction("add point", 2, 3, "dog", [40, 32], "Ada")], TOOLS)
+    corrected = correct_result(result, [Correction("add point", 2, 3, "dog", [40, 32], "Ada")], tools)
     assert min(ious(corrected)) > 0.85
     assert {s.author for f in corrected.frames for s in f.segments} == {"person"}
     [record] = corrected.corrections
