@@ -137,7 +137,15 @@ def move_with(kind: str, own: npt.NDArray[np.floating], other: npt.NDArray[np.fl
     manner = MANNERS[kind]
     drive = np.maximum(_drive(manner, envelope(own)), _drive(manner, envelope(other)))
     jitter = gaussian_filter1d(rng.standard_normal((2, len(drive))), 2.0, axis=1)
-    jitter = np.tanh(jitter / jitter.std())
+    return _sampled(manner, drive, np.tanh(jitter / jitter.std()), rng)
+
+
+def deformed(kind: str, rng: Rng) -> SoundMotion:
+    """Return a motion that stands still in one of its poses, for single images."""
+    return _sampled(MANNERS[kind], rng.uniform(0.0, 1.0, 1), rng.uniform(-1.0, 1.0, (2, 1)), rng)
+
+
+def _sampled(manner: Manner, drive: Series, jitter: Series, rng: Rng) -> SoundMotion:
     main = int(rng.integers(3))
     weights = (1.0 if main == 0 else 0.3, 1.0 if main == 1 else 0.3, 1.0 if main == 2 else 0.3)
     amount, angle, whole = float(rng.uniform(0.06, 0.15)), float(rng.uniform(0, 2 * np.pi)), bool(rng.random() < 0.5)

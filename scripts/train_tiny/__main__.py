@@ -2,9 +2,9 @@
 
 Each model is trained by a separate process with one thread, two at a time, so the weights do not depend on the load of
 the machine. The first four took 118 minutes of CPU time, 106 minutes on two busy cores, and equal the committed weights
-bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0). The detector's last stage was added on 2026-11-30 and was run
-once, from these weights (500 steps of about one second). VGGish takes three more minutes, the ResNet seven, the CLIP
-ten and the PE-A-Frame about twelve (run once).
+bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0). The detector's last two stages were added later and each was
+run once, from the weights before (500 and 600 steps of about one second). VGGish takes three more minutes, the ResNet
+seven, the CLIP ten and the PE-A-Frame about 60 (its four trainings were run once each).
 """
 
 from __future__ import annotations

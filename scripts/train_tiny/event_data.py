@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,26 +48,56 @@ class TrackPool:
 
 
 def sample_track(
-    pool: TrackPool, rng: np.random.Generator, seconds: int, shares: Sequence[float] = (0.2, 0.44, 0.24, 0.12)
+    pool: TrackPool,
+    rng: np.random.Generator,
+    seconds: int,
+    shares: Sequence[float] = (0.2, 0.44, 0.24, 0.12),
+    *,
+    joint: bool = False,
 ) -> LabeledTrack:
     """Sample a training soundtrack: sources that start and stop at any time, at random levels.
 
-    `shares` are those of soundtracks with one source, two, three and so on.
+    `shares` are those of soundtracks with one source, two, three and so on. With `joint` the sources start and stop at
+    common times, so that one often ends as another begins, and may sound twice.
     """
     count = int(rng.choice(np.arange(len(shares)) + 1, p=shares))
     kinds = rng.choice(len(KINDS), count, replace=False)
     length = seconds * RATE
-    longest = min(length, pool.sounds.shape[2])
     parts, targets = [background(float(seconds), rng)], np.zeros((len(KINDS), seconds * FRAME_RATE), np.float32)
     gain = 10 ** (rng.uniform(-6, 3) / 20)
-    for kind in kinds:
-        run = int(rng.integers(RATE // 2, longest + 1))
-        start = int(rng.integers(length - run + 1))
+    sample_runs = _joint_runs if joint else _single_run
+    for kind, runs in zip(kinds, sample_runs(count, length, min(length, pool.sounds.shape[2]), rng), strict=True):
         part = np.zeros(length, dtype=np.float32)
-        part[start : start + run] = pool.cut(int(kind), run, rng) * np.float32(gain * 10 ** (rng.uniform(-3, 3) / 20))
+        for start, end in runs:
+            part[start:end] = pool.cut(int(kind), end - start, rng)
+        part *= np.float32(gain * 10 ** (rng.uniform(-3, 3) / 20))
         parts.append(part)
         targets[kind] = active_frames(part)
     return LabeledTrack(mix(parts), targets)
+
+
+def _single_run(count: int, length: int, longest: int, rng: np.random.Generator) -> Iterator[list[tuple[int, int]]]:
+    """Sample one run of sound of half a second or more for every source: its first sample and the one after it."""
+    for _ in range(count):
+        run = int(rng.integers(RATE // 2, longest + 1))
+        start = int(rng.integers(length - run + 1))
+        yield [(start, start + run)]
+
+
+def _joint_runs(count: int, length: int, longest: int, rng: np.random.Generator) -> Iterator[list[tuple[int, int]]]:
+    """Sample runs of sound between two or three common times and the ends of the track, 0.7 s apart or more."""
+    times: list[int] = []
+    while len(times) < 2 + (rng.random() < 0.5):
+        time = int(rng.integers(length))
+        if all(abs(time - other) >= 0.7 * RATE for other in (0, length, *times)):
+            times.append(time)
+    edges = [0, *sorted(times), length]
+    for _ in range(count):
+        on = rng.random(len(edges) - 1) < 0.6
+        on[int(rng.integers(len(on)))] = True
+        changes = np.flatnonzero(np.diff(np.concatenate([[False], on, [False]])))
+        own = zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True)
+        yield [(edges[a], min(edges[b], edges[a] + longest)) for a, b in own]
 
 
 def active_frames(sound: Samples) -> Samples:

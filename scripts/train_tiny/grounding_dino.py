@@ -1,12 +1,13 @@
 """Train the tiny Grounding DINO: `python -m scripts.train_tiny.grounding_dino --out FOLDER`.
 
-Three stages. First the backbone is trained alone to classify every cell. It is a ConvNeXt, whose LayerNorms are
+Four stages. First the backbone is trained alone to classify every cell. It is a ConvNeXt, whose LayerNorms are
 trained, because transformers freezes all BatchNorms of the detector's backbone. Then the whole detector is trained to
 ground words, with an additional dense loss (`dense_loss`): transformers 5.23 computes the loss of the first stage's
 proposals from detached boxes and from the learned query embeddings, so no other loss teaches localization to the
-encoder. The images of both stages have at most one object of a category. The last stage continues, at a lower rate,
-with images of which three of five have two or three objects of one category. It starts from the weights as saved after
-the second, in float16, so it can be repeated alone: `--start FOLDER` skips the first two.
+encoder. The images of both stages have at most one object of a category. The third continues, at a lower rate,
+with images of which three of five have two or three objects of one category; the last does so with more objects that no
+phrase names, and with textured backdrops. Both start from the weights as saved before, in float16, so they can be
+repeated alone: `--start FOLDER` skips the first two, and `--repeated 0` the third.
 
 All images of a step have the same number of one-word phrases, because the library's loss finds the positive tokens of a
 batch only if they are at the same positions in every image.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,15 @@ from openavs.synthetic.categories import KINDS
 from openavs.synthetic.scenes import scene_rng
 from openavs.synthetic.shapes import Rng
 from scripts.train_tiny.common import StepLogger, parse_arguments, save_half
-from scripts.train_tiny.image_data import LabeledImage, Sampler, batches, sample_image, sample_repeated, to_tensor
+from scripts.train_tiny.image_data import (
+    LabeledImage,
+    Sampler,
+    batches,
+    sample_bystanders,
+    sample_image,
+    sample_repeated,
+    to_tensor,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +192,11 @@ def targets_for(item: LabeledImage, phrases: list[str]) -> dict[str, torch.Tenso
 
 STRIDES = (8, 16, 32)
 LAST_RATE = 2e-4
-"""Learning rate of the last stage."""
+"""Learning rate of the last two stages."""
+COUNTS = (1, 2, 3, 4, 6, 8)
+"""Numbers of phrases of a step, equally likely."""
+LAST_COUNTS = (1, 1, 1, 2, 2, 3, 4, 8)
+"""Numbers of phrases in the last stage: mostly few, so that most images have objects that no phrase names."""
 
 
 def dense_loss(
@@ -227,8 +241,12 @@ def train(
     seed: int,
     rate: float,
     sample: Sampler = sample_image,
+    counts: Sequence[int] = COUNTS,
 ) -> None:
-    """Train grounding with AdamW, one cycle and gradients clipped at 0.1; save every 500 steps."""
+    """Train grounding with AdamW, one cycle and gradients clipped at 0.1; save every 500 steps.
+
+    Each step draws its number of phrases from `counts`.
+    """
     slow = [p for n, p in model.named_parameters() if "backbone" in n]
     fast = [p for n, p in model.named_parameters() if "backbone" not in n]
     groups = [{"params": fast, "lr": rate}, {"params": slow, "lr": rate / 3}]
@@ -237,7 +255,7 @@ def train(
     smooth, log_step = np.zeros(2), StepLogger(logger)
     for step, batch in zip(range(steps), batches("train", seed + 1, 16, SHAPES, sample), strict=False):
         rng = scene_rng("train", 901, seed, step)
-        count = int(rng.choice([1, 2, 3, 4, 6, 8]))
+        count = int(rng.choice(counts))
         phrases = [phrases_for(item, count, rng) for item in batch]
         labels = [targets_for(item, own) for item, own in zip(batch, phrases, strict=True)]
         if not any(len(label["class_labels"]) for label in labels):
@@ -297,8 +315,10 @@ def box_iou(one: torch.Tensor, two: torch.Tensor) -> float:
 
 def main() -> None:
     """Train and save the model."""
-    # `cells`, `repeated`: steps of the first and the last stage
-    options = parse_arguments(__doc__, cells=1300, steps=3000, repeated=500, rate=3e-4, seed=1, start="")
+    # `cells`, `repeated`, `bystanders`: steps of the first and the last two stages
+    options = parse_arguments(
+        __doc__, cells=1300, steps=3000, repeated=500, bystanders=600, rate=3e-4, seed=1, start=""
+    )
     words = tokenizer(options.out)
     images = GroundingDinoImageProcessorPil(size={"shortest_edge": 128, "longest_edge": 228})
     GroundingDinoProcessor(images, words).save_pretrained(options.out)
@@ -310,11 +330,15 @@ def main() -> None:
         logger.info("%s", evaluate(model, words, 20))
         save_half(model, options.out)
     start = options.start or options.out
-    model = GroundingDinoForObjectDetection.from_pretrained(start, dtype=torch.float32).train()
-    torch.manual_seed(options.seed + 1)  # of dropout; the same with and without the first stages
-    train(model, words, options.out, options.repeated, options.seed + 1, LAST_RATE, sample_repeated)
-    logger.info("%s", evaluate(model, words, 20))
-    save_half(model, options.out)
+    stages = ((options.repeated, sample_repeated, COUNTS), (options.bystanders, sample_bystanders, LAST_COUNTS))
+    for number, (steps, sample, counts) in enumerate(stages, start=1):
+        if steps:
+            model = GroundingDinoForObjectDetection.from_pretrained(start, dtype=torch.float32).train()
+            torch.manual_seed(options.seed + number)  # of dropout; the same with and without the stages before
+            train(model, words, options.out, steps, options.seed + number, LAST_RATE, sample, counts)
+            logger.info("%s", evaluate(model, words, 20))
+            save_half(model, options.out)
+            start = options.out
 
 
 if __name__ == "__main__":

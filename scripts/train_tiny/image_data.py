@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from PIL import Image
 
 from openavs.structures.types import ImageArray
 from openavs.synthetic.categories import KINDS
+from openavs.synthetic.motion import deformed, shaking_camera, textured
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from openavs.synthetic.shapes import Rng
 
@@ -47,17 +48,47 @@ def sample_repeated(rng: Rng, size: tuple[int, int]) -> LabeledImage:
     """Sample an image with two or three objects of one category in three of five images, else as `sample_image`."""
     if rng.random() < 0.4:
         return sample_image(rng, size)
+    return _render(_repeated(rng, (0.5, 0.35, 0.15), 0.4), rng, size)
+
+
+def sample_bystanders(rng: Rng, size: tuple[int, int]) -> LabeledImage:
+    """Sample an image like `sample_repeated`, with more objects of other categories.
+
+    Half of the images look like those of the layout `twins`: a backdrop with texture, which the camera may have shifted
+    and turned, and objects in the poses of their motions.
+    """
+    if rng.random() < 0.4:
+        kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3, 4], p=[0.2, 0.4, 0.25, 0.15])), replace=False)
+    else:
+        kinds = _repeated(rng, (0.3, 0.5, 0.2), 0.5)
+    return _render(kinds, rng, size, moving=bool(rng.random() < 0.5))
+
+
+def _repeated(rng: Rng, beside_two: tuple[float, float, float], beside_three: float) -> npt.NDArray[np.int64]:
+    """Sample two or three objects of one category and others beside them, in random order.
+
+    Args:
+        rng: the random generator.
+        beside_two: probabilities of no, one and two others beside two objects.
+        beside_three: probability of one other beside three.
+    """
     copies = int(rng.choice([2, 3], p=[0.65, 0.35]))
-    others = int(rng.choice([0, 1, 2], p=[0.5, 0.35, 0.15])) if copies == 2 else int(rng.choice([0, 1], p=[0.6, 0.4]))
+    shares = beside_two if copies == 2 else (1 - beside_three, beside_three)
+    others = int(rng.choice(len(shares), p=shares))
     first, *rest = rng.choice(len(KINDS), 1 + others, replace=False)
-    return _render(rng.permutation([first] * copies + rest), rng, size)
+    return rng.permutation([first] * copies + rest)
 
 
-def _render(kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int]) -> LabeledImage:
+def _render(kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int], *, moving: bool = False) -> LabeledImage:
     """Plan a scene of the categories, render it at one of two zooms and resize it as a processor does."""
     zoom = float(rng.choice([1.0, 1.0, 1.75]))
     height, width = (round(side * zoom) for side in size)
     scene = plan_scene([Role(KINDS[k].name, (True,)) for k in kinds], rng, 1, (height, width))
+    if moving:
+        actors = tuple(replace(actor, moves=deformed(actor.kind, rng)) for actor in scene.actors)
+        camera = shaking_camera(rng) if rng.random() < 0.5 else None
+        backdrop = textured(scene.backdrop, scene.size, rng)
+        scene = replace(scene, actors=actors, backdrop=backdrop, texture=True, camera=camera)
     image, owners = scene.picture(float(rng.uniform(0, 5)))
     if zoom != 1.0:
         image = np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BILINEAR))

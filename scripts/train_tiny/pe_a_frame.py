@@ -43,6 +43,7 @@ _GAIN = 30.0  # of the filters: loud sounds reach the bend of that activation, q
 _SINGLE = (0.9, 0.055, 0.03, 0.015)  # mixtures help little before single sounds are learned
 _CROWDED = (0.2, 0.44, 0.24, 0.12)
 _SCENES = (0.25, 0.6, 0.15)  # as in the scenes of the synthetic world
+_EDGE = 6  # frames around a start or an end that count more in the last training
 _SPREAD = 0.1  # of initial weights: the library's 0.02 suits layers that are ten times as wide
 _TAPS = STRIDES[0] * STRIDES[1] * 2
 
@@ -188,11 +189,14 @@ def train(
     first: Sequence[float] = _SINGLE,
     then: Sequence[float] = _CROWDED,
     clips: int = 60,
+    joint: float = 0.0,
+    edge_weight: float = 1.0,
 ) -> None:
     """Train in place; the model is in evaluation mode afterwards.
 
     `first` and `then` are the shares of soundtracks with one source, two and so on, in the first 15 % of the steps and
-    in the others.
+    in the others. `joint` is the share of those whose sources start and stop together (`sample_track`), and
+    `edge_weight` the weight of the frames around the start and the end of a source.
     """
     started = time.monotonic()
     pool = TrackPool(clips, 5.0, TRAIN, seed)
@@ -210,12 +214,15 @@ def train(
     for step in range(steps):
         rng = generator(TRAIN, seed + 1, step)
         seconds, count = (10, batch // 2) if step % 5 == 4 else (5, batch)
-        tracks = [sample_track(pool, rng, seconds, first if step < 0.15 * steps else then) for _ in range(count)]
+        shares = first if step < 0.15 * steps else then
+        together = [bool(joint) and rng.random() < joint for _ in range(count)]  # no draw without them
+        tracks = [sample_track(pool, rng, seconds, shares, joint=own) for own in together]
         audio = encode(model, torch.from_numpy(np.stack([track.samples for track in tracks])))
         text = embed_texts(model, tokenizer, random_texts(rng))
         logits = logits_of(model, audio, text)
         targets = F.pad(torch.from_numpy(np.stack([track.targets for track in tracks])), (0, 0, 0, 1))
-        loss = F.binary_cross_entropy_with_logits(logits, targets) * len(KINDS)
+        weights_of = 1 + (edge_weight - 1) * near_edges(targets)
+        loss = F.binary_cross_entropy_with_logits(logits, targets, weights_of) * len(KINDS)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -224,6 +231,12 @@ def train(
         average = 0.95 * average + 0.05 * loss.item() if step else loss.item()
         log_step(step, loss=average)
     model.eval()
+
+
+def near_edges(targets: torch.Tensor) -> torch.Tensor:
+    """Return 1 for the frames within `_EDGE` of a start or an end in the targets `[N, kinds, T]`, and 0 for others."""
+    changes = (F.pad(targets, (1, 1)).diff(dim=-1) != 0).float()  # [.., T + 1], the last one after the last frame
+    return F.max_pool1d(changes, 2 * _EDGE, stride=1, padding=_EDGE)[..., 1:-1]
 
 
 @torch.inference_mode()
@@ -254,20 +267,29 @@ def _forward(model: PeAudioFrameLevelModel, track: LabeledTrack, text: Any) -> t
 def main() -> None:
     """Train, save the processor and the model, and log the figures on the validation split.
 
-    `--more` are steps of a second training, from the saved weights, on other sounds in mixtures like those of scenes.
+    `--more` are steps of a second training, from the saved weights, on other sounds in mixtures like those of scenes;
+    `--edges` those of a third and a fourth one, in which starts and ends count more, and three of five soundtracks have
+    sources that start and stop together. `--start FOLDER` skips the first, and with `--more 0` the second, too.
     """
-    args = parse_arguments(__doc__, steps=2600, more=8000, batch=10, rate=2e-3, seed=0)
+    args = parse_arguments(__doc__, steps=2600, more=8000, edges=4000, batch=10, rate=2e-3, seed=0, start="")
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    settings = {"batch": args.batch, "rate": args.rate}
-    train(model, tokenizer, steps=args.steps, seed=args.seed, **settings)
-    save_half(model, args.out)
+    settings: dict[str, Any] = {"batch": args.batch, "rate": args.rate}
+    if not args.start:
+        model = build_model(tokenizer)
+        logger.info("%.2f M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
+        train(model, tokenizer, steps=args.steps, seed=args.seed, **settings)
+        save_half(model, args.out)
+    model = PeAudioFrameLevelModel.from_pretrained(args.start or args.out, dtype=torch.float32)
     if args.more:
-        model = PeAudioFrameLevelModel.from_pretrained(args.out, dtype=torch.float32)
         train(model, tokenizer, steps=args.more, seed=args.seed + 1000, first=_SCENES, then=_SCENES, **settings)
         save_half(model, args.out)
+        model = PeAudioFrameLevelModel.from_pretrained(args.out, dtype=torch.float32)
+    settings |= {"rate": args.rate / 2, "clips": 100, "joint": 0.6, "edge_weight": 4.0}
+    for seed in (args.seed + 2000, args.seed + 3000) if args.edges else ():
+        train(model, tokenizer, steps=args.edges, seed=seed, first=_SCENES, then=_SCENES, **settings)
+        save_half(model, args.out)
+        model = PeAudioFrameLevelModel.from_pretrained(args.out, dtype=torch.float32)
     PeAudioProcessor(feature_extractor=build_extractor(), tokenizer=tokenizer).save_pretrained(args.out)
     figures = evaluate(model, tokenizer, split=VAL, count=200)
     logger.info("%s", json.dumps({name: round(value, 3) for name, value in figures.items()}, indent=1))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openavs.synthetic.audio import RATE, sound_of
-from openavs.synthetic.motion import MANNERS, STEADY, STEPS, Pose, SoundMotion, envelope, move_with, onsets
+from openavs.synthetic.motion import MANNERS, STEADY, STEPS, Pose, SoundMotion, deformed, envelope, move_with, onsets
 from openavs.synthetic.scenes import TWIN_KINDS
 from openavs.synthetic.shapes import LOOKS, shape_of
 
@@ -89,3 +89,10 @@ def test_the_motion_is_six_to_fifteen_percent_of_the_thing(kind: str) -> None:
         moved = pose.warp(points) + pose.shift + pose.turn * np.stack([points[:, 1], -points[:, 0]], axis=1)
         far = max(far, float(np.linalg.norm(moved - points, axis=1).max()))
     assert 0.06 < far / 2 < 0.35
+
+
+@pytest.mark.parametrize("kind", ["drum", "dog", "mower"])
+def test_single_images_show_one_of_the_poses_of_a_motion(kind: str) -> None:
+    poses = [deformed(kind, np.random.default_rng(seed)) for seed in range(4)]
+    assert all(motion.pose(0.0) == motion.pose(7.3) for motion in poses)
+    assert len({motion.pose(0.0).shift for motion in poses}) > 1 or len({motion.pose(0.0).lift for motion in poses}) > 1

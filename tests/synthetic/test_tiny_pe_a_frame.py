@@ -64,6 +64,29 @@ def test_training_soundtracks_have_targets_for_their_sources_only() -> None:
         assert (track.targets.max(axis=1) > 0).sum() == 2
 
 
+def test_joint_sources_start_and_stop_together_and_may_sound_twice() -> None:
+    pool = event_data.TrackPool(1, 2.0, audio_data.TRAIN, 0)
+    starts, longest = set(), 0
+    for index in range(8):
+        rng = audio_data.generator(audio_data.TRAIN, 1, index)
+        runs = list(event_data._joint_runs(3, 5 * RATE, 5 * RATE, rng))
+        edges = {edge for own in runs for run in own for edge in run} - {0, 5 * RATE}
+        assert len(runs) == 3 and all(runs) and len(edges) <= 3  # common times, not one per source
+        starts |= edges
+        longest = max(longest, *map(len, runs))
+    assert longest == 2 and len(starts) > 8
+    track = event_data.sample_track(pool, audio_data.generator(audio_data.TRAIN, 1, 0), 3, (0.0, 1.0), joint=True)
+    assert (track.targets.max(axis=1) > 0).sum() == 2
+
+
+def test_frames_around_starts_and_ends_count_more() -> None:
+    targets = torch.zeros(1, 1, 40)
+    targets[..., 20:] = 1.0  # to the end of the track
+    expected = torch.zeros(40)
+    expected[14:26] = expected[34:] = 1.0
+    assert torch.equal(pe_a_frame.near_edges(targets)[0, 0], expected)
+
+
 @pytest.mark.slow
 def test_training_is_reproducible() -> None:
     tokenizer = clap.build_tokenizer()
@@ -86,4 +109,4 @@ def test_times_on_held_out_soundtracks() -> None:
     """Limits below the scores that docs/tiny.md states for more clips."""
     captioner = event_times.make_captioner(event_times.MODEL, [])
     figures = event_times.measure(captioner, "ms3", "val", seed=7, clips=15)
-    assert figures["frame_f"].value >= 0.85 and figures["within"].value >= 0.5, figures
+    assert figures["frame_f"].value >= 0.9 and figures["within"].value >= 0.6, figures

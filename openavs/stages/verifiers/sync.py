@@ -47,7 +47,7 @@ _MEMORY = 4.0  # seconds before and after a frame whose evidence counts
 
 _OFF_SCREEN_MEMORY = 8.0  # that nothing fits the sound needs more evidence than that one thing fits it better
 _OFF_SCREEN_SECONDS = 3.0  # least time with evidence
-_OFF_SCREEN_SCORE = 0.015  # nothing fits the sound if the candidates that fit best, turn by turn, have a lower mean
+_OFF_SCREEN_SCORE = 0.03  # nothing fits the sound if what fits best, turn by turn, has a lower mean at its best lag
 
 STILL = "there are no frames between the sampled ones"
 SLOW = "the picture changes less than 8 times a second"
@@ -61,21 +61,26 @@ _BLANK = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
 class _Fits(NamedTuple):
-    """The objects of a phrase and its sound around a frame, `[C]` each.
+    """The objects of a phrase and its sound around a frame.
 
     Attributes:
-        numbers: the objects.
-        scores: how well each fits the sound.
-        copies: how well each fits shifted copies of it.
-        moves: whether each visibly moves.
+        numbers: the objects, `[C]`.
+        lags: how well each fits the sound at every lag, `[C, L]`.
+        copies: how well each fits shifted copies of it, `[C]`.
+        moves: whether each visibly moves, `[C]`.
         scene: number of the frame's scene.
     """
 
     numbers: Sequence[int]
-    scores: Series
+    lags: Series
     copies: Series
     moves: npt.NDArray[np.bool_]
     scene: int
+
+    @property
+    def scores(self) -> Series:
+        """Score of each object at its best lag, `[C]`."""
+        return np.asarray(self.lags.max(axis=1))
 
 
 class _Course(NamedTuple):
@@ -84,13 +89,15 @@ class _Course(NamedTuple):
     Attributes:
         numbers: the objects, `[C]`.
         times: of the frames with evidence, in seconds, `[T]`.
-        scores: how well each object fits the sound at each frame, `[T, C]`; 0 where it is not seen.
+        lags: how well each object fits the sound at each frame and lag, `[T, C, L]`; 0 where it is not seen.
+        scores: the same at the best lag of each frame, `[T, C]`.
         moves: whether each visibly moves, `[T, C]`.
         chances: probability that each is the one that sounds, `[T, C]`.
     """
 
     numbers: Sequence[int]
     times: Series
+    lags: Series
     scores: Series
     moves: npt.NDArray[np.bool_]
     chances: Series
@@ -290,8 +297,11 @@ class _ClipRun:
         return number if fits and chances[best] >= _SURE else None
 
     def _nothing_fits(self, course: _Course) -> bool:
-        """Whether all objects move and none fits the sound, also not one after the other."""
-        fit = float((course.chances * course.scores).sum(axis=1).mean())
+        """Whether all objects move and none fits the sound at any lag, also not one after the other.
+
+        A picture is ahead of its sound or behind it by the same time throughout; chance agreements are not.
+        """
+        fit = float((course.chances[..., None] * course.lags).sum(axis=1).mean(axis=0).max())
         enough = len(course.times) * self._step >= _OFF_SCREEN_SECONDS
         return bool(enough and course.moves.any(axis=0).all() and fit < _OFF_SCREEN_SCORE)
 
@@ -304,14 +314,14 @@ class _ClipRun:
             if fits.scene == scene
         ]
         numbers = sorted({number for _, fits in found for number in fits.numbers})
-        scores = np.zeros((len(found), len(numbers)))
-        moves = np.zeros(scores.shape, dtype=np.bool_)
+        lags = np.zeros((len(found), len(numbers), found[0][1].lags.shape[1]))
+        moves = np.zeros(lags.shape[:2], dtype=np.bool_)
         for row, (_, fits) in enumerate(found):
             columns = [numbers.index(number) for number in fits.numbers]
-            scores[row, columns], moves[row, columns] = fits.scores, fits.moves
-        times = np.asarray([time for time, _ in found])
+            lags[row, columns], moves[row, columns] = fits.lags, fits.moves
+        times, scores = np.asarray([time for time, _ in found]), lags.max(axis=2)
         evidence = np.minimum(scores, _MOST) * (_ODDS * self._step / self._options.min_margin)
-        return _Course(numbers, times, scores, moves, turn_probabilities(evidence, times, _TURNS))
+        return _Course(numbers, times, lags, scores, moves, turn_probabilities(evidence, times, _TURNS))
 
     # ------------------------------------------------------------------------------------------------ evidence
 
@@ -366,9 +376,9 @@ class _ClipRun:
             return STEADY
         near = self._near(sampled)
         motion = np.asarray([self._levels(number, near, maps) for number in numbers])
-        scores, copies = synchrony(np.sqrt(np.sqrt(motion)), sound, weight, lag)  # single large changes count less
+        lags, copies = synchrony(np.sqrt(np.sqrt(motion)), sound, weight, lag)  # single large changes count less
         moves = np.sqrt(motion @ weight / weight.sum()) >= _MIN_MOTION
-        return _Fits(numbers, scores, copies, moves, maps[int(np.argmax(weight))].scene)
+        return _Fits(numbers, lags, copies, moves, maps[int(np.argmax(weight))].scene)
 
     def _weight(self, maps: Sequence[MotionMap], middle: int, half: int) -> Series | str:
         """Return the weight of each small frame around one, or a reason why they are not enough."""

@@ -113,11 +113,10 @@ def event_gate(events: Sequence[Event]) -> Callable[[Series], Series] | None:
 
 
 def synchrony(motion: Series, sound: Series, weight: Series, max_lag: int) -> tuple[Series, Series]:
-    """Return how well motions fit a sound, and how well they fit shifted copies of it, `[C]` each, at most 1.
+    """Return how well motions fit a sound at every lag, and how well they fit shifted copies of it; at most 1.
 
     The score at a lag is the mean over the sound's features of the squared normalized cross-correlation, with its
-    sign, minus a little for the length of the lag; the best lag counts, the same for all features. Copies of the sound
-    are shifted in a circle by more than that.
+    sign, minus a little for the length of the lag. Copies of the sound are shifted in a circle by more than the lags.
 
     Args:
         motion: amount of motion of every candidate, `[C, N]`.
@@ -126,7 +125,7 @@ def synchrony(motion: Series, sound: Series, weight: Series, max_lag: int) -> tu
         max_lag: largest lag of the motion and the sound, in frames.
 
     Returns:
-        The scores, and the upper quartile of the best scores of the shifted copies.
+        The scores `[C, 2 * max_lag + 1]`, and the upper quartile of the best scores of the shifted copies, `[C]`.
     """
     count, length = 2 * max_lag + 1, motion.shape[1]
     windows = np.lib.stride_tricks.sliding_window_view(sound, length, axis=1)  # [F, lags, N]
@@ -134,12 +133,12 @@ def synchrony(motion: Series, sound: Series, weight: Series, max_lag: int) -> tu
     fits = _signed_squares(motion, windows, weight) - penalty  # [C, lags]
     middle = sound[:, max_lag : max_lag + length]
     if length <= 2 * count:
-        return fits.max(axis=1), np.zeros(len(motion))
+        return fits, np.zeros(len(motion))
     twice = np.concatenate([middle, middle], axis=1)
     copies = np.lib.stride_tricks.sliding_window_view(twice, length, axis=1)[:, count + 1 : length - count + 1]
     others = _signed_squares(motion, copies, weight)
     groups = np.lib.stride_tricks.sliding_window_view(others, min(count, others.shape[1]), axis=1)
-    return fits.max(axis=1), np.quantile((groups - penalty[: groups.shape[-1]]).max(axis=-1), 0.75, axis=1)
+    return fits, np.quantile((groups - penalty[: groups.shape[-1]]).max(axis=-1), 0.75, axis=1)
 
 
 def _signed_squares(motion: Series, sounds: Series, weight: Series) -> Series:

@@ -1,11 +1,11 @@
-"""Probabilities that each of several things sounds, over time."""
+"""Motion and sound at several lags, and probabilities that each of several things sounds, over time."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from openavs.stages.verifiers.synchrony import turn_probabilities
+from openavs.stages.verifiers.synchrony import synchrony, turn_probabilities
 
 SECONDS = np.arange(8.0)
 
@@ -42,3 +42,13 @@ def test_a_long_pause_weakens_the_evidence_before_it() -> None:
 
 def test_far_likelihoods_do_not_overflow() -> None:
     assert np.isfinite(turn_probabilities(1e4 * evidence([1, -1, 1]), np.arange(3.0), 0.05)).all()
+
+
+def test_a_motion_fits_the_sound_at_its_own_lag_only() -> None:
+    most, lag = 4, 2
+    sound = np.random.default_rng(0).random((1, 100 + 2 * most))
+    motion = np.stack([sound[0, most + lag : most + lag + 100], np.random.default_rng(1).random(100)])
+    scores, copies = synchrony(motion, sound, np.ones(100), most)
+    assert scores.shape == (2, 2 * most + 1) and copies.shape == (2,)
+    assert scores[0].argmax() == most + lag and scores[0].max() > 0.9
+    assert np.delete(scores[0], most + lag).max() < 0.2 and scores[1].max() < 0.2 and copies.max() < 0.2
