@@ -296,7 +296,7 @@ def press_tab_until(page: Page, text: str) -> None:
     """Move the focus until the focused element has this text."""
     for _ in range(80):
         page.tab.keyboard.press("Tab")
-        focused = "`${document.activeElement.innerText} ${document.activeElement.ariaLabel}`"
+        focused = "(e => e === document.body ? '' : `${e.innerText} ${e.ariaLabel}`)(document.activeElement)"
         if text in page.tab.evaluate(focused):
             return
     raise AssertionError(f"{text!r} is not reached by Tab")
