@@ -141,6 +141,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=eval/bench $(BIN)/mypy --explicit-package-bases eval/bench scripts
+	MYPYPATH=eval/experiments $(BIN)/mypy eval/experiments
 	$(BIN)/codespell
 	$(BIN)/python .ci/check_language.py $(PROSE)
 

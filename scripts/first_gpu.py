@@ -41,6 +41,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import torch
 
+from openavs.structures.types import Box
+
 FRAMES, BOXES = 8, 4
 QUESTION, ANSWER = 1500, 365  # tokens; of sixty frames
 WINDOWS = 64
@@ -69,10 +71,10 @@ class Setting:
         return standard(self.size.image, FRAMES).images
 
     @property
-    def boxes(self) -> list[list[tuple[float, ...]]]:
+    def boxes(self) -> list[list[Box]]:
         """Four boxes a frame."""
         height, width = self.size.image
-        one = [(width * i / 5, height / 4, width * (i + 1) / 5, height * 3 / 4) for i in range(BOXES)]
+        one: list[Box] = [(width * i / 5, height / 4, width * (i + 1) / 5, height * 3 / 4) for i in range(BOXES)]
         return [one] * FRAMES
 
     def measure(self, work: Callable[[], object], items: int, repeats: int = 5) -> dict[str, float | None]:

@@ -343,7 +343,9 @@ def write_avis(root: Path) -> tuple[int, int]:
         y, x = np.mgrid[:720, :1280]
         ragged = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 < 1 + 0.1 * rng.standard_normal(1280)
         shapes.append((ring.round(1).ravel().tolist(), mask_to_rle(ragged)))
-    videos, annotations, predictions = [], [], []
+    videos: list[Any] = []
+    annotations: list[Any] = []
+    predictions: list[Any] = []
     for n in range(1, clips + 1):
         files = [f"v{n:03d}/{k}.jpg" for k in range(frames)]
         videos.append({"id": n, "width": 1280, "height": 720, "length": frames, "file_names": files})
@@ -351,7 +353,7 @@ def write_avis(root: Path) -> tuple[int, int]:
             category, shape = 1 + (n + track) % 26, (3 * n + 7 * track) % POOL
             on = rng.random(frames) < 0.6
             if track < 2 + n % 2:
-                own = {"id": len(annotations) + 1, "video_id": n, "category_id": category, "iscrowd": 0}
+                own: dict[str, Any] = {"id": len(annotations) + 1, "video_id": n, "category_id": category, "iscrowd": 0}
                 own |= {"segmentations": [[shapes[shape][0]] if sounds else None for sounds in on]}
                 annotations.append(own | {"areas": [50_000 if sounds else None for sounds in on]})
             codes = [shapes[shape if sounds else (shape + 1) % POOL][1] for sounds in on]

@@ -134,9 +134,8 @@ def segmenter(name: str, folder: Path, size: Size, image: ImageArray) -> dict[st
         output = model.get_image_embeddings(pixels)
         return output if isinstance(output, torch.Tensor) else output[-1]
 
-    ours = {
-        dtype: partial(encode, adapter(model=str(path), device="cpu", dtype=dtype).model)  # type: ignore[operator]
-        for dtype in DTYPES
+    ours: dict[str, Any] = {
+        dtype: partial(encode, adapter(model=str(path), device="cpu", dtype=dtype).model) for dtype in DTYPES
     }
     return four_variants(partial(encode, library), ours)
 

@@ -7,6 +7,7 @@
 - `tpavi-BACKBONE`: a training step (losses, gradients, Adam) of one clip of five frames at 224 x 224, one of which is
   labeled as in S4. The attention is `ours` (an order of products that needs a 128 x 128 matrix per clip) or `quadratic`
   (the affinity of every pixel with every other, as published); `all frames` is ours, but decodes every frame.
+- `avsegformer-BACKBONE`: the same step of AVSegFormer (AdamW), of the labeled frame (`ours`) or of all (as published).
 - `attention`: the attention alone, forward and backward, in the finest of the four stages, where it is largest.
 - `naming`: the ViT-B/16 of OV-AVSS classifies 100 queries in five frames of 360 x 640: all of them (as in the paper),
   or the tenth with the highest objectness (`model.objectness`). `--queries` sets their number; the cost is linear.
@@ -22,6 +23,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -46,7 +48,8 @@ from torch import Tensor
 from workloads import save_clip
 
 from openavs.evaluation.datasets.tables import CLASSES
-from openavs.training.base import StudentBatch
+from openavs.training.base import Student, StudentBatch
+from openavs.training.models.avsegformer import AvSegFormer, AvSegFormerConfig, AvSegFormerOutput
 from openavs.training.models.ov_avss.classifier import MaskClassifier
 from openavs.training.models.tpavi import FrameGroups, Interaction, Tpavi, TpaviConfig
 
@@ -57,7 +60,7 @@ Work = Callable[[], object]
 def main() -> None:
     """Measure and print."""
     parser = argument_parser(__doc__, repeats=3)
-    parser.add_argument("--only", nargs="+", default=["tpavi", "attention", "naming"])
+    parser.add_argument("--only", nargs="+", default=["tpavi", "avsegformer", "attention", "naming"])
     parser.add_argument("--backbones", nargs="+", default=["resnet50", "pvt_v2_b5"])
     parser.add_argument("--queries", type=int, default=100, help="of naming")
     parser.add_argument("--device", default="cpu")
@@ -66,11 +69,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.peak:
-        print(json.dumps(peak_of(*options.peak, options)))
+        name, variant = options.peak
+        print(json.dumps(peak_of(name, variant, options)))
         return
     figures: dict[str, Any] = {name: getattr(options, name) for name in ("repeats", "device", "small")}
     backbones = ["resnet_tiny", "pvt_v2_tiny"] if options.small else options.backbones
-    names = [f"tpavi-{backbone}" for backbone in backbones] if "tpavi" in options.only else []
+    students = [student for student in ("tpavi", "avsegformer") if student in options.only]
+    names = [f"{student}-{backbone}" for student in students for backbone in backbones]
     for name in names + [name for name in ("attention", "naming") if name in options.only]:
         figures[name] = compare(name, options)
     print_figures(figures, options.json)
@@ -112,12 +117,15 @@ def peak_of(name: str, variant: str, options: argparse.Namespace) -> float:
 
 
 def build_variants(name: str, options: argparse.Namespace, only: str | None = None) -> dict[str, Work]:
-    """Return the work of each variant by its name; `only` builds a single variant of TPAVI."""
+    """Return the work of each variant by its name; `only` builds a single variant of a student."""
     if name == "attention":
         return attention(options)
     if name == "naming":
         return naming(options)
-    return tpavi(name.removeprefix("tpavi-"), options, [only] if only else ["ours", "quadratic", "all frames"])
+    student, _, backbone = name.partition("-")
+    if student == "avsegformer":
+        return avsegformer(backbone, options, [only] if only else ["ours", "all frames"])
+    return tpavi(backbone, options, [only] if only else ["ours", "quadratic", "all frames"])
 
 
 # ------------------------------------------------------------------------------------------------------------- TPAVI
@@ -145,7 +153,7 @@ class QuadraticInteraction(Interaction):
 class AllFramesTpavi(Tpavi):
     """TPAVI that decodes every frame, labeled or not."""
 
-    def _wanted(self, labeled: Tensor) -> Tensor:
+    def _frames_to_decode(self, labeled: Tensor) -> Tensor:
         return torch.ones_like(labeled)
 
 
@@ -166,7 +174,31 @@ def tpavi(backbone: str, options: argparse.Namespace, variants: Sequence[str]) -
     return steps
 
 
-def training_step(student: Tpavi, batch: StudentBatch, optimizer: torch.optim.Optimizer) -> float:
+class AllFramesAvSegFormer(AvSegFormer):
+    """AVSegFormer that computes every frame, labeled or not."""
+
+    def forward(self, batch: StudentBatch) -> AvSegFormerOutput:
+        """Compute the logits of all present frames."""
+        return super().forward(replace(batch, labeled=batch.present))
+
+
+def avsegformer(backbone: str, options: argparse.Namespace, variants: Sequence[str]) -> dict[str, Work]:
+    """Return a training step by variant."""
+    side = 64 if options.small else 224
+    small = {"channels": 32, "queries": 10, "ffn": 32, "query_ffn": 32, "mask_ffn": 32}
+    sizes: dict[str, Any] = small if options.small else {}
+    batch = random_clip(side).to(options.device)
+    steps: dict[str, Work] = {}
+    for variant in variants:
+        torch.manual_seed(0)
+        model_class = AllFramesAvSegFormer if variant == "all frames" else AvSegFormer
+        config = AvSegFormerConfig(backbone=backbone, side=side, dropout=0.0, **sizes)
+        student = model_class(config).to(options.device).train()
+        steps[variant] = partial(training_step, student, batch, torch.optim.AdamW(student.parameters(), lr=2e-5))
+    return steps
+
+
+def training_step(student: Student, batch: StudentBatch, optimizer: torch.optim.Optimizer) -> float:
     """Run one step and return its loss."""
     loss = student.loss(student(batch), batch)["loss"]
     loss.backward()  # type: ignore[no-untyped-call]
@@ -219,7 +251,7 @@ def naming(options: argparse.Namespace) -> dict[str, Work]:
         MaskClassifier("openavs:tiny/clip", options.device) if options.small else vit_classifier(options.device)
     )
     names = CLASSES[1:]
-    classifier.texts(names)  # once per vocabulary, so not part of the cost of a clip
+    classifier.embed_names(names)  # once per vocabulary, so not part of the cost of a clip
     return {
         "surest tenth": lambda: classifier.classify(frames, masks[: queries // 10], names),
         "all queries": lambda: classifier.classify(frames, masks, names),

@@ -27,9 +27,9 @@ from openavs.errors import InputError
 from openavs.media.audio import read_audio
 from openavs.media.clip import open_clip, planned_times
 from openavs.pipeline.context import RunContext
-from openavs.pipeline.pipeline import Pipeline, Prompt
+from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
-from openavs.structures.types import Clip, Detection, ImageArray, Mask
+from openavs.structures.types import Clip, Detection, ImageArray, Mask, Prompt
 
 EDGE = Path(__file__).parents[2] / "examples" / "edge" / "edge.yaml"
 TAGGER = "mn04_as_mAP_432.pt"

@@ -103,8 +103,8 @@ class SyncScores:
             elif sounding & twins_shown(frame):
                 found.setdefault(f"all dropped with off_screen, {camera}", []).append(not kept)
         for setting in ("", " with off_screen"):
-            if kept := found.get(f"off-screen kept{setting}, {camera}"):
-                found[f"off-screen clips with something kept{setting}"] = [any(kept)]
+            if own := found.get(f"off-screen kept{setting}, {camera}"):
+                found[f"off-screen clips with something kept{setting}"] = [any(own)]
         for name, outcomes in found.items():
             self.outcomes.setdefault(name, []).append(outcomes)
 

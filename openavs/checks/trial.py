@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 MAX_FRAMES = 10
 """Maximum number of frames of a video."""
 
-_AUDIO_AFTER = 10.0  # s, more than half of an audio or context window
 
 CAPTION, PHRASE = "dog barking", "dog"
 """Placeholder inputs for stages whose predecessors found nothing."""
@@ -121,11 +120,6 @@ def _peak_resident_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _first_part(clip: Clip) -> Clip:
-    """The clip without the audio long after its last frame, which captioners of whole clips would process."""
-    return replace(clip, audio=clip.audio.cut(0.0, clip.times[-1] + _AUDIO_AFTER) if clip.audio else None)
 
 
 class _Trial:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -228,13 +228,6 @@ def read_receipt(out: Path, clip: str) -> Receipt | None:
 def is_reviewed(out: Path, clip: str) -> bool:
     """Return whether a person reviewed the clip's result as it is now."""
     return read_receipt(out, clip) is not None
-
-
-def reviewed_clips(out: Path) -> Iterator[str]:
-    """Yield the clips whose results a person reviewed as they are now."""
-    for path in sorted((out / "clips").glob(f"*/{RECEIPT}")):
-        if is_reviewed(out, path.parent.name):
-            yield path.parent.name
 
 
 def person_clips(out: Path, names: Iterable[str]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
@@ -21,7 +20,6 @@ from openavs.config.options import first_error
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset, Task, is_synthetic
 from openavs.evaluation.datasets.tables import MissingDataError
-from openavs.stages.vocabulary import plain_key
 from openavs.utils.plugins import is_file_reference, load_file_function
 from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean
@@ -101,17 +99,6 @@ class BenchmarkConfig(_Section):
     def base(self) -> Path | None:
         """The folder of the card's file; None for a card without one."""
         return self._base
-
-    def class_index(self, phrase: str) -> int | None:
-        """Return the index of a class name, phrase or alias in any spelling; None if unknown."""
-        return self._indices.get(plain_key(phrase))
-
-    @cached_property
-    def _indices(self) -> dict[str, int]:
-        phrases = {phrase: index for index, phrase in enumerate(self.vocabulary or (), start=1)}
-        named = {name: index for index, name in enumerate(self.classes)}
-        meant = {alias: phrases[phrase] for alias, phrase in self.aliases.items()}
-        return {plain_key(phrase): index for phrase, index in {**meant, **phrases, **named}.items()}
 
 
 def load_benchmark(name_or_path: str | Path) -> BenchmarkConfig:

@@ -44,7 +44,8 @@ class TrackPool:
         start = int(rng.integers(longest - length + 1))
         cut = self.sounds[kind, int(rng.integers(clips)), start : start + length].astype(np.float32) / 32767
         edge = np.arange(length, dtype=np.float32) / (0.005 * RATE)
-        return cut * np.minimum(np.minimum(edge, edge[::-1]), 1.0)
+        faded: Samples = cut * np.minimum(np.minimum(edge, edge[::-1]), 1.0)
+        return faded
 
 
 def sample_track(

@@ -161,7 +161,8 @@ def encode(model: PeAudioFrameLevelModel, samples: torch.Tensor) -> torch.Tensor
     positions = encoder.rotary_emb(hidden, torch.arange(hidden.shape[1])[None])
     for layer in encoder.layers:
         hidden = layer(hidden, attention_mask=None, position_embeddings=positions)
-    return model.audio_head(encoder.output(encoder.norm(hidden))[:, 1:])
+    vectors: torch.Tensor = model.audio_head(encoder.output(encoder.norm(hidden))[:, 1:])
+    return vectors
 
 
 def embed_texts(model: PeAudioFrameLevelModel, tokenizer: Any, texts: list[str]) -> torch.Tensor:
@@ -175,7 +176,8 @@ def embed_texts(model: PeAudioFrameLevelModel, tokenizer: Any, texts: list[str])
 def logits_of(model: PeAudioFrameLevelModel, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
     """Return logits `[N, texts, T]`."""
     products = (audio @ text.T).transpose(1, 2)
-    return products * model.text_audio_logit_scale + model.text_audio_logit_bias
+    logits: torch.Tensor = products * model.text_audio_logit_scale + model.text_audio_logit_bias
+    return logits
 
 
 def train(
@@ -206,7 +208,7 @@ def train(
         part.requires_grad_(False)
     plain = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    groups = [{"params": weights}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     average, log_step = 0.0, StepLogger(logger)

@@ -35,6 +35,17 @@ def test_the_first_step_of_all_variants_has_the_same_loss(script: Any) -> None:
     steps = script.tpavi("resnet_tiny", options, ["ours", "quadratic", "all frames"])
     found = [step() for step in steps.values()]
     assert found == pytest.approx([found[0]] * 3, abs=1e-5)
+    both = script.avsegformer("resnet_tiny", options, ["ours", "all frames"])
+    assert both["ours"]() == pytest.approx(both["all frames"](), abs=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "base"), [("AllFramesTpavi", "Tpavi"), ("AllFramesAvSegFormer", "AvSegFormer")])
+def test_variant_of_all_frames_computes_all_frames(script: Any, kind: str, base: str) -> None:
+    sizes = {"channels": 32, "queries": 4} if base == "AvSegFormer" else {"channels": 16, "inner": 8}
+    config = getattr(script, f"{base}Config")(backbone="pvt_v2_tiny", side=64, **sizes)
+    batch = script.random_clip(64)
+    lengths = [len(getattr(script, name)(config).train()(batch).logits) for name in (base, kind)]
+    assert lengths == [1, 5]
 
 
 @pytest.mark.slow
