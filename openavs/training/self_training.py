@@ -37,6 +37,7 @@ from openavs.training.inference import student_predictor
 from openavs.training.labels import CONFIDENCE, LEFT_OUT
 from openavs.training.trainer import train
 from openavs.utils.fs import atomic_write
+from openavs.utils.plugins import is_file_reference
 from openavs.utils.text import pluralize
 
 
@@ -91,8 +92,13 @@ def self_train(
         progress: progress callback.
 
     Raises:
-        InputError: a clip cannot be labeled or evaluated, or the filters leave no clip.
+        InputError: the student is a file, a clip cannot be labeled or evaluated, or the filters leave no clip.
     """
+    if is_file_reference(recipe.student):  # before anything is labeled
+        raise InputError(
+            f"self-train loads the student {recipe.student!r} from its folder, which names no code; install the class "
+            "as a plug-in (entry points 'openavs.training', see examples/student) and give that name"
+        )
     out.mkdir(parents=True, exist_ok=True)
     if config.weighted:
         recipe = training_recipe({**recipe.to_dict(), "labels": {**recipe.labels.model_dump(), "weighted": True}})
