@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import getpass
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from openavs.cli.options import JsonOption, QuietOption, VerboseOption
-from openavs.cli.output import configure_logging, echo, print_json
+from openavs.cli.output import configure_logging, echo, log_line, print_json
 from openavs.errors import InputError
 from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
     from openavs.corrections.apply import CorrectionTools
-    from openavs.structures.types import ClipResult, Correction
+    from openavs.exports.base import ClipSources
+    from openavs.structures.types import Clip, ClipResult, Correction
 
 AuthorOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Name in the records. Default: the user of this computer.")
@@ -41,14 +43,19 @@ def correct(
     models: Annotated[
         bool, typer.Option("--models/--no-models", help="Load the recipe's segmenter and tracker. Default: load.")
     ] = True,
+    render: Annotated[
+        bool | None,
+        typer.Option(
+            "--render/--no-render",
+            help="Write overlay.mp4 and report.html again, also without a correction. Default: after corrections.",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Correct the masks, words and times of a clip; changes are carried to its other frames and locked."""
     from openavs.corrections.apply import correct_clip, link_tracks
-    from openavs.jobs.index import write_index
-    from openavs.jobs.manifest import read_manifest
     from openavs.results.serialization import read_result
 
     configure_logging(quiet=quiet, verbose=verbose)
@@ -59,10 +66,10 @@ def correct(
     if records:
         tools = _tools(result, out, root, models) if any(r.action in _OF_MASKS for r in records) else None
         before, result = result, correct_clip(clip_dir, records, tools)
-        manifest = read_manifest(out)
-        if manifest is not None:
-            write_index(out, manifest, parquet=(out / "index.parquet").is_file())
         changed = sum(a.segments != b.segments for a, b in zip(before.frames, result.frames, strict=True))
+        follow_corrections(out, [clip], root, render=render is not False, quiet=quiet)
+    elif render:
+        render_again(clip_dir, cache(partial(_sources, out, root)))
     tracks = _tracks(link_tracks(result))
     if as_json:
         done = [asdict(record) for record in result.corrections]
@@ -75,6 +82,55 @@ def correct(
     for track in tracks:
         person = f", {track['person']} of a person" if track["person"] else ""
         echo(f"track {track['track']}: {track['phrase']}, {pluralize(track['frames'], 'frame')}{person}")
+
+
+def follow_corrections(out: Path, clips: Sequence[str], root: Path | None, *, render: bool, quiet: bool) -> None:
+    """Write the index of a folder after corrections of some clips, and with `render` their overlays and reports.
+
+    A clip whose source cannot be opened keeps its files, with one message.
+    """
+    from openavs.jobs.index import write_index
+    from openavs.jobs.manifest import read_manifest
+    from openavs.results.serialization import clip_folder
+
+    manifest = read_manifest(out)
+    if manifest is not None:
+        write_index(out, manifest, parquet=(out / "index.parquet").is_file())
+    sources = cache(partial(_sources, out, root))  # of a large folder only where a clip has files to write
+    for clip in clips if render else ():
+        folder = clip_folder(out, clip)
+        try:
+            render_again(folder, sources)
+        except InputError as error:
+            log_line(
+                f"openavs: overlay.mp4 and report.html of {clip} show it before the correction ({error}); "
+                f"'openavs correct {folder} --render' makes them once it can be read",
+                quiet=quiet,
+            )
+
+
+def render_again(folder: Path, sources: Callable[[], ClipSources]) -> None:
+    """Write the overlay and the report of a clip again, with the sound that it had.
+
+    Raises:
+        InputError: the source cannot be opened, or is another video.
+    """
+    from openavs.corrections.store import render_clip
+    from openavs.exports.base import open_source
+
+    def opened(result: ClipResult) -> Clip:
+        clip = open_source(result, sources().root, sources().sound(result.clip))
+        if clip.audio is not None or not (folder / "video.mp4").is_file():
+            return clip
+        return open_source(result, sources().root, folder / "video.mp4")  # the sound was given to Python
+
+    render_clip(folder, opened)
+
+
+def _sources(out: Path, root: Path | None) -> ClipSources:
+    from openavs.exports.base import read_sources
+
+    return read_sources(out, root)
 
 
 def _tracks(result: ClipResult) -> list[dict[str, Any]]:

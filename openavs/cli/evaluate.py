@@ -123,6 +123,7 @@ def evaluate(
             progress=progress,
         )
     report_failures(done.failed, len(dataset.clips[:limit]), out, scored=done.report is not None)
+    report_corrected(0 if done.report is None else done.report["corrected"])
     if as_json:
         print_json(_answer(done, card.name, split, protocol.value, clips_per_batch or dataset.clips_per_batch))
     elif done.report is not None and not quiet:
@@ -180,6 +181,17 @@ def report_failures(failed: Failures, clips: int, out: Path, *, scored: bool) ->
         )
 
 
+def report_corrected(clips: int) -> None:
+    """Warn on stderr if a person corrected predictions that were scored."""
+    from openavs.utils.text import pluralize
+
+    if clips:
+        log_line(
+            f"openavs: the predictions of {pluralize(clips, 'clip')} are corrected by a person, so the figures are not "
+            "those of the recipe"
+        )
+
+
 def print_comparison(first: Path, second: Path, as_json: bool) -> None:
     """Print two finished runs side by side."""
     from openavs.cli import tables
@@ -195,7 +207,7 @@ def print_comparison(first: Path, second: Path, as_json: bool) -> None:
 
 _SHOWN = (
     *("benchmark", "task", "split", "protocol", "clips_per_batch", "clips", "frames", "metrics", "figures"),
-    *("intervals", "groups", "silence", "missing", "limit", "incomparable"),
+    *("intervals", "groups", "silence", "missing", "limit", "corrected", "incomparable"),
 )
 _ADDED = ("negatives", "robustness")  # with --negatives
 
@@ -269,7 +281,9 @@ def score(
     from openavs.cli.output import progress_bar
     from openavs.cli.tables import print_scores
     from openavs.evaluation.benchmark import open_dataset
+    from openavs.evaluation.evaluator import count_corrected
     from openavs.evaluation.negatives import negative_split, negatives_report, parse_folders, score_negatives
+    from openavs.evaluation.predictor import folder_names
     from openavs.evaluation.scorer import score as score_masks, write_scores
 
     configure_logging(quiet=quiet, verbose=verbose)
@@ -304,6 +318,10 @@ def score(
     origin = {"root": str(root), **read, "versions": {"openavs": __version__}}
     report: dict[str, Any] = scores.to_dict() | {"missing_clips": list(scores.missing)} | origin
     report |= negatives_report(scores.per_clip, others)
+    names = folder_names(dataset.clips)
+    scored = (names[clip.id] for clip in dataset.clips[:limit])
+    report["corrected"] = count_corrected((predictions.absolute().parent,), scored)  # OUT of OUT/predictions
+    report_corrected(report["corrected"])
     if out is not None:
         write_scores(out, report)
         log_line(f"wrote {out / 'report.json'} and {out / 'per_clip.csv'}", quiet=quiet)

@@ -113,24 +113,32 @@ def import_corrections(
             help="If another person corrected the same object differently: refuse all, keep theirs, or replace it.",
         ),
     ] = "stop",
+    root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they were moved.")] = None,
+    render: Annotated[
+        bool,
+        typer.Option("--render/--no-render", help="Write overlay.mp4 and report.html again. Default: write."),
+    ] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Bring the masks that a person changed in COCO, CVAT or Label Studio back into the results."""
+    from openavs.cli.correct import follow_corrections
     from openavs.exports.importing import OnConflict, import_masks
 
     configure_logging(quiet=quiet, verbose=verbose)
     if on_conflict not in get_args(OnConflict):
         raise typer.BadParameter(f"choose one of {', '.join(get_args(OnConflict))}", param_hint="--on-conflict")
     summary = import_masks(form, path, into, author, cast(OnConflict, on_conflict))
+    if summary.clips:
+        follow_corrections(into.absolute(), summary.clips, root, render=render, quiet=quiet)
     if as_json:
-        counts = {"read": summary.read, "clips": summary.clips, "frames": summary.frames}
+        counts = {"read": summary.read, "clips": len(summary.clips), "frames": summary.frames}
         print_json({"format": form, "into": str(into), **counts, "actions": dict(sorted(summary.actions.items()))})
         return
     if not quiet:
         changed = ", ".join(f"{count} {action}" for action, count in sorted(summary.actions.items())) or "no change"
-        inside = f"{pluralize(summary.frames, 'frame')} of {pluralize(summary.clips, 'clip')}"
+        inside = f"{pluralize(summary.frames, 'frame')} of {pluralize(len(summary.clips), 'clip')}"
         echo(f"{form}: {changed} in {inside}, of {pluralize(summary.read, 'frame')} in the file -> {into}")
 
 

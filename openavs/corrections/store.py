@@ -18,14 +18,14 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.jobs.checkpoint import amend, read_completion
 from openavs.jobs.index import finished_row
-from openavs.jobs.job import Job, Sink, import_name
+from openavs.jobs.job import RENDERED, Job, Sink, import_name, render_masks
 from openavs.jobs.locks import FIRST_SHARD, claimed, locked_file
 from openavs.jobs.manifest import LINES, Manifest, read_manifest
 from openavs.jobs.sample import Sample, line_to_sample
 from openavs.results.serialization import clip_folder, read_result, result_files, result_from_json, result_to_json
 from openavs.structures.masks import rle_iou
-from openavs.structures.types import ClipResult, Correction, FrameResult, Rejection, Segment
-from openavs.utils.fs import atomic_write, stamp
+from openavs.structures.types import Clip, ClipResult, Correction, FrameResult, Rejection, Segment
+from openavs.utils.fs import atomic_write, stamp, stamp_file
 from openavs.utils.serialization import parse_json
 
 LOCK = ".lock"
@@ -71,6 +71,40 @@ def change_clip(clip_dir: str | Path, change: Callable[[ClipResult], ClipResult]
         changed = change(read_result(out, clip))
         _write(out, changed, record)
     return changed
+
+
+def render_clip(clip_dir: str | Path, open_clip: Callable[[ClipResult], Clip]) -> list[str]:
+    """Write `overlay.mp4` and `report.html` of a finished clip again from its result, those that its folder has.
+
+    The job's record gets their new stamps. `video.mp4`, which shows no masks, stays as it is.
+
+    Args:
+        clip_dir: `OUT/clips/<id>`.
+        open_clip: opens the clip of a result.
+
+    Returns:
+        The names of the files that were written.
+
+    Raises:
+        InputError: the clip cannot be opened, or is another video than the result's.
+    """
+    folder = Path(clip_dir).absolute()
+    out, clip = folder.parent.parent, folder.name
+    names = [name for name in RENDERED if (folder / name).is_file()]
+    if not names:
+        return []
+    with _THREADS, locked_file(folder / LOCK), _record(out, clip) as record:
+        result = read_result(out, clip)
+        opened = open_clip(result)
+        if opened.size != result.size:
+            raise InputError(f"{opened.source} has another size than the result of {clip}, so it is another video")
+        render_masks(folder, opened, result, names)
+        if record is not None:
+            completion = record.completion
+            row = next(row for row in completion["rows"] if row["id"] == clip)
+            stamps = {f"clips/{clip}/{name}": stamp_file(folder / name) for name in names}
+            amend(out, completion, row, dict(sorted({**completion["files"][clip], **stamps}.items())))
+    return names
 
 
 def merge_segments(
@@ -246,7 +280,7 @@ def _write(out: Path, result: ClipResult, record: _JobRecord | None) -> None:
 
 
 def _sink(out: Path, record: _JobRecord, classes: tuple[str, ...]) -> Sink:
-    """Return the sink that wrote the labels or predictions of a job; overlays and reports stay as they are."""
+    """Return the sink that wrote the labels or predictions of a job; `render_clip` does overlays and reports."""
     data = record.manifest.data
     try:
         root = parse_json((out / "run.json").read_bytes()).get("root")

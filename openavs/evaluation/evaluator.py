@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -36,7 +36,7 @@ from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.jobs.checkpoint import read_timings
 from openavs.pipeline.pipeline import Pipeline, Progress
-from openavs.results.serialization import json_bytes
+from openavs.results.serialization import is_corrected, json_bytes
 from openavs.stages.vocabulary import plain_key
 from openavs.utils.fs import atomic_write
 
@@ -125,8 +125,10 @@ def evaluate(
         )
         for kind, split in splits.items()
     }
-    asked = {"root": str(dataset.root), "limit": limit, "command": command}
-    asked["incomparable"] = _incomparable(dataset, len(chosen.clips))
+    asked: dict[str, Any] = {"root": str(dataset.root), "limit": limit, "command": command}
+    folders = (out, *(out / NEGATIVES / kind for kind in splits))
+    corrected = count_corrected(folders, (names[clip.id] for clip in chosen.clips))
+    asked |= {"corrected": corrected, "incomparable": _incomparable(dataset, len(chosen.clips), corrected)}
     report = _report(scores, out, _timings(run, out), failed) | asked | negatives_report(scores.per_clip, rows)
     atomic_write(out / "report.json", json_bytes(report))
     atomic_write(out / "per_clip.csv", _per_clip_csv(report))
@@ -212,8 +214,16 @@ def _labels(recipe: Recipe, dataset: Dataset, card: BenchmarkConfig) -> tuple[st
 # -------------------------------------------------------------------------------------------------------- the report
 
 
-def _incomparable(dataset: Dataset, scored: int) -> str | None:
-    """Why the figures do not compare with published ones: the data set's reason, or a limit of the run."""
+def count_corrected(folders: Iterable[Path], names: Iterable[str]) -> int:
+    """Return the number of clips whose predictions a person corrected, in any of some result folders."""
+    out = tuple(folders)
+    return sum(any(is_corrected(folder, name) for folder in out) for name in names)
+
+
+def _incomparable(dataset: Dataset, scored: int, corrected: int) -> str | None:
+    """Why the figures do not compare with published ones: corrections, the data set's reason, or a limit of the run."""
+    if corrected:
+        return f"a person corrected {corrected:,} of {scored:,} clips"
     if dataset.incomparable is None and scored < len(dataset.clips):
         return f"{scored:,} of {len(dataset.clips):,} clips were scored"
     return dataset.incomparable

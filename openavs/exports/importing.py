@@ -36,10 +36,10 @@ OnConflict = Literal["stop", "keep", "replace"]
 
 @dataclass
 class ImportSummary:
-    """Counts of an import: frames that were read, clips and frames that differ, and the records by action."""
+    """Counts of an import: frames that were read, frames that differ with the ids of their clips, records by action."""
 
     read: int = 0
-    clips: int = 0
+    clips: list[str] = field(default_factory=list)
     frames: int = 0
     actions: Counter[str] = field(default_factory=Counter)
 
@@ -93,9 +93,9 @@ def import_masks(
         try:
             replace_segments(clip_folder(run, change.result.clip), change.segments, change.records)
         except InputError as error:
-            done = f"; {pluralize(summary.clips, 'clip')} before it are imported" if summary.clips else ""
+            done = f"; {pluralize(len(summary.clips), 'clip')} before it are imported" if summary.clips else ""
             raise InputError(f"{error}{done}") from error
-        summary.clips += 1
+        summary.clips.append(change.result.clip)
         summary.frames += len(change.segments)
         summary.actions.update(record.action for record in change.records)
     return summary

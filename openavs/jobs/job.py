@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -154,6 +154,10 @@ class Sink:
         """Remove the files that an interrupted run left outside of the clip's folder."""
 
 
+RENDERED = ("overlay.mp4", "report.html")
+"""The files of a clip that show its masks."""
+
+
 class ReportSink(Sink):
     """`overlay.mp4` and `report.html` in the clip's folder; the option `files` may name only one of them.
 
@@ -163,24 +167,32 @@ class ReportSink(Sink):
     def write(self, sample: Sample, clip: Clip, output: PredictorOutput, filtered: FilteredResult) -> Mapping[str, str]:
         """Write the video with the masks painted on it, and the report with its video."""
         from openavs.media import write_overlay
-        from openavs.visualization.colors import palette_of
-        from openavs.visualization.overlay import OverlayPainter
-        from openavs.visualization.player import MotionRecorder, record_motion
-        from openavs.visualization.report import report_frames, write_report
 
-        result = filtered.result
         folder = clip_folder(self.job.out, sample.id)
-        wanted = set(self.job.options.get("files", ("overlay.mp4", "report.html")))
+        wanted = set(self.job.options.get("files", RENDERED))
         if wanted:
             folder.mkdir(parents=True, exist_ok=True)
-        palette, moving = palette_of(result.frames), MotionRecorder()
-        if "overlay.mp4" in wanted:
-            write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, palette, clip, moving))
         if "report.html" in wanted:
-            if "overlay.mp4" not in wanted:
-                moving = record_motion(result, palette, clip)
             write_overlay(folder / "video.mp4", clip, lambda time, image: image, size_limit=VIDEO_SIDE)
-            wanted.add("video.mp4")
-            frames = clip.frames(report_frames(result))
-            write_report(folder / "report.html", result, frames, clip.audio, clip.duration, "video.mp4", moving)
+        render_masks(folder, clip, filtered.result, wanted)
+        wanted |= {"video.mp4"} if "report.html" in wanted else set()
         return {f"clips/{sample.id}/{name}": stamp_file(folder / name) for name in sorted(wanted)}
+
+
+def render_masks(folder: Path, clip: Clip, result: ClipResult, names: Collection[str]) -> None:
+    """Write those of `RENDERED` that are in `names`; the report plays the folder's `video.mp4`, if there is one."""
+    from openavs.media import write_overlay
+    from openavs.visualization.colors import palette_of
+    from openavs.visualization.overlay import OverlayPainter
+    from openavs.visualization.player import MotionRecorder, record_motion
+    from openavs.visualization.report import report_frames, write_report
+
+    palette, moving = palette_of(result.frames), MotionRecorder()
+    if "overlay.mp4" in names:
+        write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, palette, clip, moving))
+    if "report.html" in names:
+        if "overlay.mp4" not in names:
+            moving = record_motion(result, palette, clip)
+        video = "video.mp4" if (folder / "video.mp4").is_file() else None
+        frames = clip.frames(report_frames(result))
+        write_report(folder / "report.html", result, frames, clip.audio, clip.duration, video, moving)

@@ -58,6 +58,14 @@ def test_a_run_its_table_and_a_comparison(openavs: Run, root: Path, tmp_path: Pa
     assert side_by_side["score"]["difference"] == 0.0
     assert "2 clips in both" in openavs("evaluate", "--compare", tmp_path / "a", tmp_path / "b").out
 
+    clip = next((tmp_path / "a" / "clips").iterdir())
+    assert openavs("correct", clip, '{"action": "reject", "frame": 0, "track": 0}').code == 0
+    again = openavs(*command, "--json")
+    assert "the predictions of 1 clip are corrected by a person" in again.err
+    assert (again.json()["corrected"], again.json()["incomparable"]) == (1, "a person corrected 1 of 2 clips")
+    scored = openavs("score", "s4", "--root", root, "--predictions", tmp_path / "a" / "predictions", "--json")
+    assert scored.json()["corrected"] == 1 and "corrected by a person" in scored.err
+
 
 def test_offloaded_models_give_the_same_report(
     openavs: Run, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ import pytest
 
 from openavs.corrections.review import accept, assess, is_reviewed, review_queue
 from openavs.errors import InputError
+from openavs.jobs.checkpoint import read_completion
+from openavs.jobs.job import RENDERED
+from openavs.jobs.manifest import read_manifest
+from openavs.jobs.run import save_result
+from openavs.media import open_clip, probe
 from openavs.results.serialization import read_result, write_result
 from openavs.structures.types import Caption, Prompt, Verdict
+from openavs.utils.fs import stamp_file
 from tests.conftest import Outcome
 from tests.corrections.conftest import square, three_frames
+from tests.media_files import gray, make_media, tone
 
 Run = Callable[..., Outcome]
 
@@ -94,3 +102,43 @@ def test_the_commands_queue_correct_and_accept(folder: Path, openavs: Run) -> No
     }.items():
         refused = openavs(*words)
         assert refused.code == 2 and sentence in refused.err
+
+
+def test_the_overlay_and_the_report_follow_a_correction(
+    tmp_path: Path, openavs: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = make_media(tmp_path / "clip.mp4", [gray(i, (20, 30)) for i in range(6)], fps=2)
+    sound = make_media(tmp_path / "sound.wav", sound=tone(3, 16000), rate=16000, sound_codec="pcm_s16le")
+    source = partial(open_clip, video, fps=1.0, audio=sound)
+    folder = save_result(tmp_path / "out", three_frames(), source, files=RENDERED)
+
+    def stamps() -> dict[str, str]:
+        return {name: stamp_file(folder / name) for name in (*RENDERED, "video.mp4")}
+
+    before = stamps()
+    record = json.dumps({"action": "rename", "track": 1, "value": "wolf"})
+    assert openavs("correct", folder, record, "--no-render").code == 0 and stamps() == before
+    assert openavs("correct", folder, "--render").code == 0
+    after = stamps()
+    assert {name for name in after if after[name] != before[name]} == {"overlay.mp4", "report.html"}
+    assert "wolf" in (folder / "report.html").read_text() and probe(folder / "overlay.mp4").audio_codec
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest and (completion := read_completion(tmp_path / "out", 0, manifest.key))
+    assert {f"clips/clip/{name}": own for name, own in after.items()}.items() <= completion["files"]["clip"].items()
+
+    exported = tmp_path / "coco.json"
+    assert openavs("export", "coco", tmp_path / "out", "--out", exported).code == 0
+    data = json.loads(exported.read_text())
+    data["annotations"].pop()
+    exported.write_text(json.dumps(data))
+    assert openavs("import", "coco", exported, "--into", tmp_path / "out").code == 0
+    last = stamps()
+    assert last["overlay.mp4"] != after["overlay.mp4"] and last["video.mp4"] == before["video.mp4"]
+
+    video.unlink()
+    done = openavs("correct", folder, '{"action": "reject", "track": 1}')
+    assert (done.code, len(done.err.splitlines()), stamps()) == (0, 1, last)
+    assert (
+        "show it before the correction (the source" in done.err and f"'openavs correct {folder} --render'" in done.err
+    )

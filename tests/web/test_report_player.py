@@ -107,6 +107,14 @@ def test_a_click_on_the_timeline_an_image_or_a_row_seeks(page: Any) -> None:
     assert time_of(page) == pytest.approx(3.5)
 
 
+def test_a_page_opened_at_a_frame_starts_there(tab: Any, folder: Path, crowded: Path) -> None:
+    tab.goto(f"{(folder / 'report.html').as_uri()}#f2")
+    wait_for(lambda: tab.evaluate("document.querySelector('video').readyState >= 2"))
+    assert time_of(tab) == pytest.approx(2.5)
+    tab.goto(f"{crowded.as_uri()}#f1")
+    assert tab.locator(".seek input").input_value() == "1.5"
+
+
 def test_the_position_can_be_set_by_keyboard_and_follows_playback(page: Any) -> None:
     slider = page.locator(".seek input")
     slider.focus()

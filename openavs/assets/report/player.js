@@ -104,7 +104,8 @@
       if (this.data) this.build();
       this.media = this.video ?? new Clock(this.data?.end ?? 0);
       if (!this.video || this.video.error) this.useImages();
-      if (this.data?.begin) this.media.currentTime = this.data.begin;
+      const begin = this.linkedTime ?? this.data?.begin;
+      if (begin) this.media.currentTime = begin;
       this.show();
     }
     find(selector) {
@@ -118,6 +119,11 @@
     }
     get isMain() {
       return this.element === root.querySelector(".player");
+    }
+    // The time of the frame that the page's address names, such as `report.html#f12`.
+    get linkedTime() {
+      const index = this.isMain && /^#f(\d+)$/.exec(location.hash)?.[1];
+      return index ? this.data?.views[0].frames.find((frame) => frame.index === Number(index))?.time : undefined;
     }
 
     // ----------------------------------------------------------------------------------------------- what is visible
