@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
 from openavs.errors import InputError
 from openavs.results.serialization import FORMAT
-from openavs.structures.types import Box
-
-Interval = tuple[float, float]
-"""Start and end in s."""
+from openavs.structures.types import Box, Interval, frame_intervals
 
 
 @dataclass(slots=True)
@@ -65,7 +60,7 @@ def clip_spans(data: Any) -> tuple[list[Span], float]:
             f"the result has format {data['format']!r:.20} and this openavs reads {FORMAT}; update openavs"
         )
     frames = data["frames"]
-    intervals = _frame_intervals([_number(frame["time"]) for frame in frames])
+    intervals = frame_intervals([_number(frame["time"]) for frame in frames])
     names, captions_of = _linked(frames)
     spans: dict[tuple[Any, ...], list[tuple[int, Span]]] = {}
 
@@ -104,14 +99,6 @@ def clip_spans(data: Any) -> tuple[list[Span], float]:
             add((phrase, track), place, span)
     found_spans = [*events, *(span for own in spans.values() for _, span in own)]
     return found_spans, max([0.0, *(end for _, end in intervals), *(span.end for span in found_spans)])
-
-
-def _frame_intervals(times: Sequence[float]) -> list[Interval]:
-    """Half a sampling interval around each frame, at most half way to a neighbor, as in reports."""
-    gaps = [after - before for before, after in pairwise(times)]
-    gap = median(gaps) if gaps else 1.0
-    reaches = [gap / 2, *(min(own, gap) / 2 for own in gaps), gap / 2]
-    return [(max(time - reaches[i], 0.0), time + reaches[i + 1]) for i, time in enumerate(times)]
 
 
 def _linked(frames: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, None]], dict[str, dict[str, None]]]:

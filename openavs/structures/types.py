@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +23,7 @@ from openavs.structures.masks import RLE, rle_to_mask
 ImageArray = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 BoolMask = npt.NDArray[np.bool_]  # [H, W]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
+Interval = tuple[float, float]  # start and end in s
 
 
 ADDED = {"added": True}
@@ -385,6 +388,14 @@ class ClipEvidence:
     warn: Callable[[str], None] = lambda sentence: None
     captions: Sequence[tuple[Caption, ...] | None] = ()
     record: Callable[[Reasoning], None] = lambda reasoning: None
+
+
+def frame_intervals(times: Sequence[float]) -> list[Interval]:
+    """Return half a sampling interval around each frame's time, at most half way to a neighbor."""
+    gaps = [after - before for before, after in pairwise(times)]
+    gap = median(gaps) if gaps else 1.0
+    reaches = [gap / 2, *(min(own, gap) / 2 for own in gaps), gap / 2]
+    return [(max(time - reaches[i], 0.0), time + reaches[i + 1]) for i, time in enumerate(times)]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,18 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.models.catalog import find_known_model, is_only_synthetic
-from openavs.structures.types import Caption, ClipResult, Event, Frame, FrameResult, ImageArray, Rejection, Waveform
+from openavs.structures.types import (
+    Caption,
+    ClipResult,
+    Event,
+    Frame,
+    FrameResult,
+    ImageArray,
+    Interval,
+    Rejection,
+    Waveform,
+    frame_intervals,
+)
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import DISTINCT, Palette, palette_of
 from openavs.visualization.html import asset, image_data, png_data_uri, render, shrink_image
@@ -37,9 +48,6 @@ _WAVE_COLUMNS = 400
 
 Span = tuple[float, float, float | None]
 """Start and end in s, and the score (None: the model gives none)."""
-
-Interval = tuple[float, float]
-"""Start and end in s."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +147,7 @@ def player_values(
         captions: URL of WebVTT captions.
         poster: URL of an image that is shown before the video plays.
     """
-    intervals = _frame_intervals([frame.time for frame in result.frames])
+    intervals = frame_intervals([frame.time for frame in result.frames])
     return player_page(
         player_data(result, palette, intervals, end, moving),
         f"Player of {result.clip}",
@@ -169,7 +177,7 @@ def image_rows(
 ) -> list[dict[str, Any]]:
     """Return `image_values` of the clip's frames with an index in `shown`."""
     results = {frame.index: frame for frame in frames}
-    spans = dict(zip(results, _frame_intervals([frame.time for frame in frames]), strict=True))
+    spans = dict(zip(results, frame_intervals([frame.time for frame in frames]), strict=True))
     return [image_values(f.image, results[f.index], palette, spans[f.index]) for f in clip_frames if f.index in shown]
 
 
@@ -204,7 +212,7 @@ def timeline_values(
     `duration` is that of the file in s; without it the clip ends with its audio or its last frame.
     """
     frames = result.frames
-    intervals = _frame_intervals([frame.time for frame in frames])
+    intervals = frame_intervals([frame.time for frame in frames])
     last = max([0.0, *(end for _, end in intervals)]) if duration is None else duration
     end = max(audio.duration if audio else 0.0, last, 1e-3)
     intervals = [(start, min(stop, end)) for start, stop in intervals]
@@ -227,14 +235,6 @@ def timeline_values(
         "shades": SHADES,
         "unscored": any(caption.score is None for frame in frames for caption in frame.captions),
     }
-
-
-def _frame_intervals(times: Sequence[float]) -> list[Interval]:
-    """Half a sampling interval around each frame, at most half way to a neighbor."""
-    gap = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    edges = [min((after - before) / 2, gap / 2) for before, after in pairwise(times)]
-    reaches = [gap / 2, *edges, gap / 2]
-    return [(max(time - reaches[i], 0.0), time + reaches[i + 1]) for i, time in enumerate(times)]
 
 
 def _event_lanes(events: Sequence[Event], end: float) -> list[TimelineLane]:
