@@ -14,12 +14,13 @@ PROCESSES ?= 2
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-robustness test-packages test-timm test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
+.PHONY: demo test test-all test-long test-robustness test-packages test-timm test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo           install, then segment a synthetic scene into build/demo"
 	@echo "make test           install, then run the tests (make test-all: including slow ones)"
+	@echo "make test-long      the longer tests that make test leaves out"
 	@echo "make test-robustness  injected faults, fuzzing and security in full; make test runs a sample"
 	@echo "make test-packages  tests of the optional packages, each installed into its own folder beside .venv"
 	@echo "make test-timm      tests of the models that need timm, with a torch, torchvision and timm of their own: 5.5 GB beside .venv"
@@ -57,8 +58,12 @@ demo: $(RUNTIME)
 
 # With a sample of tests/robustness.
 test: $(STAMP)
-	$(PYTEST) -n $(PROCESSES) -m "not slow and not robustness and not alone" $(PYTEST_ARGS)
+	$(PYTEST) -n $(PROCESSES) -m "not slow and not long and not robustness and not alone" $(PYTEST_ARGS)
 	$(PYTEST) -m alone tests/stages/translators/test_openai.py
+
+# Tests that take long, and are not slow.
+test-long: $(STAMP)
+	$(PYTEST) -n $(PROCESSES) -m "long and not slow and not robustness" $(PYTEST_ARGS)
 
 test-robustness: $(STAMP)
 	$(PYTEST) -n $(PROCESSES) -m "not slow" tests/robustness $(PYTEST_ARGS)

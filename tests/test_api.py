@@ -279,6 +279,7 @@ def test_importing_costs_less_than_a_twentieth_of_a_second() -> None:
     assert min(costs) < 0.05
 
 
+@pytest.mark.long
 def test_a_type_checker_knows_every_name_and_no_others(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     good = "import openavs\nr = openavs.load('tiny')('video.mp4')\nreveal_type(r)\nreveal_type(openavs.to_coco([r]))\n"

@@ -78,6 +78,7 @@ def test_the_label_command_runs(openavs: Run, desk: Path) -> None:
     assert (desk / "labels" / "index.jsonl").is_file()
 
 
+@pytest.mark.long
 def test_the_benchmark_and_student_commands_run_on_fewer_clips(openavs: Run, desk: Path) -> None:
     (synth,) = commands("synth")
     for option, fewer in (("--clips", "2"), ("--train", "2"), ("--val", "1")):

@@ -189,6 +189,7 @@ def test_parts_of_a_job_array_make_the_whole(
     assert "from 1 to N" in openavs(*words, "--out", tmp_path / "out", "--shard-range", "0/3").err
 
 
+@pytest.mark.long
 @pytest.mark.faults
 def test_a_job_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
     pool: Path, slow: Path, slow_whole: dict[str, str], tmp_path: Path
@@ -236,6 +237,7 @@ def clips_of(out: Path) -> int:
     return len(list(out.glob("clips/*/result.json")))
 
 
+@pytest.mark.long
 @pytest.mark.faults
 def test_ctrl_c_once_ends_with_the_clips_at_work_and_twice_at_once(
     pool: Path, slow: Path, slow_whole: dict[str, str], tmp_path: Path

@@ -40,6 +40,7 @@ def test_the_steps_take_nine_minutes_at_most(script: Any) -> None:
     assert sum(seconds for _, seconds in script.STEPS.values()) <= 540
 
 
+@pytest.mark.long
 def test_small_networks_are_timed_and_become_rows(script: Any, tmp_path: Path) -> None:
     out = tmp_path / "first.json"
     found = run("--only", "language", "waits", "--out", out)

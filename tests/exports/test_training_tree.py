@@ -62,6 +62,7 @@ def test_one_result_is_not_a_folder_of_labels(tmp_path: Path) -> None:
         write_export("avsbench-training", [], tmp_path / "out", ExportOptions(Categories()))
 
 
+@pytest.mark.long
 def test_s4_with_the_labels_of_a_job_of_which_a_clip_failed(openavs: Run, tmp_path: Path) -> None:
     root, job, tree = tmp_path / "s4", tmp_path / "labels", tmp_path / "tree"
     write_layout("s4", root, {"train": 2, "val": 1, "test": 1}, seed=2)
@@ -112,6 +113,7 @@ def test_ms3_names_its_files_as_released(tmp_path: Path) -> None:
         assert (tree / "ms3_data" / "audio_wav" / split / f"{name}.wav").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("truth", ["labels_rgb", "labels_semantic"])
 def test_avss_has_colors_beside_indices(truth: str, tmp_path: Path) -> None:
     root, tree = tmp_path / "avss", tmp_path / "tree"

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from tests.conftest import ROOT
 from tests.gpu.adapters import ADAPTERS, difference
 from tests.gpu.simulated import compile_guard
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the simulated device's guard")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++ for the simulated device's guard"),
+]
 
 # Maximum per frame or window, without those of a whole batch: (copies to the device, copies from it, other
 # synchronizations). docs/performance.md has the counts.
@@ -80,11 +84,10 @@ def test_a_detector_receives_the_same_pixels_as_on_the_cpu(run: Any, name: str) 
 
 def test_the_pipeline_finds_the_same_things(run: Any) -> None:
     found = run("auto")["pipeline"]
-    assert [row[0] for row in found["answer"]] == [row[0] for row in found["device_answer"]]
-    assert found["answer"] and all(
-        difference(one[1:], other[1:]) < 0.02
-        for one, other in zip(found["answer"], found["device_answer"], strict=True)
-    )
+    # In a frame, scores that are close may change the order.
+    answers = [sorted(found[name], key=itemgetter(0)) for name in ("answer", "device_answer")]
+    assert answers[0] and [row[0] for row in answers[0]] == [row[0] for row in answers[1]]
+    assert all(difference(one[1:], other[1:]) < 0.02 for one, other in zip(*answers, strict=True))
 
 
 def test_frames_go_through_the_networks_in_batches_by_default(run: Any) -> None:

@@ -95,6 +95,7 @@ def test_unusual_media_that_a_muxer_can_write_work(folder: Path) -> None:
     assert outcomes["late_sound.mkv"]["sound"] == pytest.approx(51, abs=0.1)
 
 
+@pytest.mark.long
 def test_damaged_files_give_their_intact_part_and_a_warning(folder: Path) -> None:
     outcomes = tried(folder, made(folder, corpus_bytes.damaged()))
     check(outcomes)
@@ -114,6 +115,7 @@ def test_headers_that_lie_are_refused_or_found_out(folder: Path) -> None:
         assert "samples of sound or pictures in" in outcomes[name]["said"]  # gigabytes, if the header were trusted
 
 
+@pytest.mark.long
 def test_sounds_beside_a_picture(folder: Path) -> None:
     corpus_tricks.pictures()["cut95.bmp"](folder / "beside.bmp")
     (folder / "beside.png").write_bytes(corpus_tricks.png(side=64))
@@ -160,6 +162,7 @@ def test_names_are_names_whatever_they_say(folder: Path) -> None:
     assert {one["frames"] for one in outcomes.values()} == {4}
 
 
+@pytest.mark.long
 def test_pictures_that_are_bombs(folder: Path) -> None:
     outcomes = tried(folder, made(folder, corpus_tricks.pictures()))
     check(outcomes)

@@ -84,6 +84,7 @@ def test_a_plug_in_may_have_an_option_of_that_name(tmp_path: Path) -> None:
     assert made.how == "yes"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "quantize", [None, pytest.param("int8", marks=pytest.mark.skipif(not supports_int8(), reason="no 8-bit kernel"))]
 )

@@ -101,6 +101,7 @@ def make_video(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_locked_run_keeps_its_models_when_the_branch_has_moved(tmp_path: Path) -> None:
     sam = make_sam(tmp_path / "sam")
     Hub.files = {"org/sam": {path.name: path.read_bytes() for path in sam.iterdir()}}

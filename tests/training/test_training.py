@@ -485,7 +485,7 @@ def test_wrong_input_is_reported_in_one_line(
 def test_unknown_student_prints_only_its_error(openavs: Any, s4: Path, tmp_path: Path) -> None:
     done = openavs("train", "foo", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run")
     assert done.code == 2
-    assert done.err == "openavs: there is no student 'foo'; there are ov-avss, tpavi\n"
+    assert done.err == "openavs: there is no student 'foo'; there are avsegformer, ov-avss, tpavi\n"
 
 
 def test_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:

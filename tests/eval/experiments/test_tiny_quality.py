@@ -9,6 +9,7 @@ from eval.experiments.tiny_quality import score_layout
 CLIPS = 15
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("layout", "floors"),
     [

@@ -53,6 +53,7 @@ def outside(tmp_path: Path, *allowed: Path) -> list[str]:
 # ------------------------------------------------------------------------------------------------- what a job reads
 
 
+@pytest.mark.robustness
 def test_a_label_job_on_a_hostile_tar(openavs: Run, video: Path, yard: Path, tmp_path: Path) -> None:
     data = video.read_bytes()
     with tarfile.open(yard / "shard.tar", "w") as archive:
@@ -70,6 +71,7 @@ def test_a_label_job_on_a_hostile_tar(openavs: Run, video: Path, yard: Path, tmp
     assert outside(tmp_path, yard) == [] and not Path("/tmp/escaped.mp4").exists()
 
 
+@pytest.mark.robustness
 def test_a_label_job_on_a_hostile_manifest(openavs: Run, video: Path, yard: Path, tmp_path: Path) -> None:
     """An id becomes one folder's name; an address or another kind of file is a failed clip."""
     shutil.copy(video, yard / "v.mp4")

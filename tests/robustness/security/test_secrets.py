@@ -70,6 +70,7 @@ def test_segment(openavs: Run, video: Path, tmp_path: Path, caplog: pytest.LogCa
     assert list(leaks(tmp_path, done.out, done.err, caplog.text)) == []
 
 
+@pytest.mark.robustness
 def test_a_label_job(openavs: Run, video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The plan, the logs of its workers and the manifests included."""
     with serving(SERVERS["fails and repeats it"]) as local:

@@ -370,6 +370,7 @@ def test_on_error_raise_makes_a_failing_server_an_error() -> None:
         translator(url, on_error="raise").translate([DOG])
 
 
+@pytest.mark.long
 @pytest.mark.faults
 def test_ten_thousand_clips_with_a_server_that_hangs() -> None:
     def hangs(fields: Fields, number: int) -> Answer:
