@@ -203,6 +203,8 @@ def read_result(out: str | Path, clip: str) -> ClipResult:
 def is_corrected(out: Path, clip: str) -> bool:
     """Return True if a person changed the clip's result; a run never makes such a result again."""
     path = clip_folder(out, clip) / "result.json"
+    if not path.is_file():  # opening a FIFO would block
+        return False
     try:
         with path.open("rb") as file:  # the records are last, and most results have none
             file.seek(max(path.stat().st_size - len(_UNCORRECTED), 0))

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from openavs.errors import InputError
@@ -280,6 +281,8 @@ def _find_results(run: Path) -> dict[str, tuple[int, int]]:
         try:
             stat = os.stat(f"{run}/clips/{name}/result.json")
         except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not S_ISREG(stat.st_mode):  # opening a FIFO would block
             continue
         found[name] = stat.st_size, stat.st_mtime_ns if now - stat.st_mtime_ns > _SETTLED else 0
     return found
