@@ -9,6 +9,8 @@ is ready, `page` until the button is visible, the others from the click.
 - `captions`: the captions are on the page; `masks`: the player has drawn the first mask; `files`: the files can be
   downloaded. `cpu` is the CPU time of the server until then, in s.
 - `again_masks`, `again_files`: the same for a second visit, with the outputs of all stages cached.
+- `correct`: from a click on the picture of the example until its masks of all frames are changed; `correct_cpu` is the
+  CPU time of the server until then, and `correct_files` the time until the overlay video is rewritten, too.
 - `toggle`: median time in ms in which a click hides or shows an object, until the masks are drawn.
 """
 
@@ -35,6 +37,8 @@ TOGGLES = """() => [...Array(21)].map(() => {
   document.querySelector('#oa-player .toggle').click();
   return performance.now() - start;
 }).sort((one, other) => one - other)[10]"""
+SEEK_BEST = "video => { video.currentTime = Number(video.closest('[data-begin]').dataset.begin); }"
+ON_DATA = "() => document.addEventListener('openavs:data', () => { window.changedMasks = true; }, {once: true})"
 PARTS = {"captions": ".oa-captions", "masks": MASKS, "files": "#oa-downloads a"}
 
 
@@ -70,6 +74,7 @@ def visit(address: str, server: int) -> dict[str, float]:
         button.wait_for(timeout=TIMEOUT_MS)
         again = click(page, button)
         seconds |= {f"again_{name}": again[name] for name in ("masks", "files")}
+        seconds |= correct(page, server)
         seconds["toggle"] = page.evaluate(TOGGLES)
         browser.close()
     return seconds
@@ -91,6 +96,25 @@ def click(page: Any, button: Any) -> dict[str, float]:
             page.wait_for_function(IS_DRAWN, timeout=TIMEOUT_MS)
         seconds[name] = time.monotonic() - started
     return seconds
+
+
+def correct(page: Any, server: int) -> dict[str, float]:
+    """Return the seconds from a click that takes from the mask of the example's dog until the masks are changed."""
+    page.get_by_text("Correct", exact=True).click()
+    page.locator("#oa-player video").evaluate(SEEK_BEST)
+    page.wait_for_timeout(1000)
+    stage = page.locator("#oa-player .stage")
+    box, before = stage.bounding_box(), cpu_seconds(server)
+    page.evaluate(ON_DATA)
+    place = {"x": 0.78 * box["width"], "y": 0.5 * box["height"]}
+    started = time.monotonic()
+    stage.click(position=place, modifiers=["Shift"])
+    page.wait_for_function("window.changedMasks === true", timeout=TIMEOUT_MS)
+    seconds = {"correct": time.monotonic() - started, "correct_cpu": cpu_seconds(server) - before}
+    overlay = page.locator("#oa-downloads a", has_text="Overlay video")
+    overlay.wait_for(state="detached", timeout=TIMEOUT_MS)
+    overlay.wait_for(timeout=TIMEOUT_MS)
+    return {**seconds, "correct_files": time.monotonic() - started}
 
 
 if __name__ == "__main__":

@@ -166,6 +166,7 @@ class _Page:
     def _add_outputs(self) -> None:
         example = components.example(self._example)
         self.player = gr.HTML(example, elem_id="oa-player", apply_default_css=False, js_on_load=LOWERED_THRESHOLD)
+        self.correct = gr.HTML(elem_id="oa-correct", apply_default_css=False, js_on_load=asset("web/correct.js"))
         self.data = gr.HTML(elem_id="oa-data", apply_default_css=False)
         self.history = gr.HTML(elem_id="oa-history", apply_default_css=False, js_on_load=CLICKED_RUN)
         with gr.Column(elem_id="oa-more"):
@@ -187,8 +188,8 @@ class _Page:
         self.image_tab.select(lambda: IMAGE, None, self.kind, **quick)
         self.recipe.change(self._on_recipe, self.recipe, [self.threshold, self.note], **quick)
         inputs = [self.kind, self.video, self.image, self.audio, self.recipe, self.words, self.threshold, self.prompts]
-        outputs = [self.progress, self.player, self.data, self.downloads, self.details, self.history, self.prompts]
-        outputs += [self.threshold, self.command, self.about, self.stop]
+        outputs = [self.progress, self.player, self.data, self.correct, self.downloads, self.details, self.history]
+        outputs += [self.prompts, self.threshold, self.command, self.about, self.stop]
         example = [self.video, self.recipe, self.words, self.progress]
         on_run = self.run.click(self._waiting, None, self.progress, **quick).then(self._on_run, inputs, outputs, **run)
         on_example = self.example.click(self._on_example, None, example, **quick).then(
@@ -198,6 +199,9 @@ class _Page:
             self._on_threshold, self.threshold, outputs, trigger_mode="always_last", **run
         )
         on_player = self.player.release(self._on_player_threshold, None, outputs, trigger_mode="always_last", **run)
+        on_correct = self.correct.submit(self._on_correct, None, outputs, trigger_mode="multiple", **run)
+        files = {**quick, "queue": True, "concurrency_id": "files", "concurrency_limit": 1}
+        on_correct.then(self._on_corrected, None, outputs, trigger_mode="multiple", **files)
         running = [on_run, on_example, on_threshold, on_player]
         self.stop.click(self._on_stop, None, [self.progress, self.stop], cancels=running, **quick)
         self.history.click(self._on_history, None, outputs, **quick)
@@ -257,6 +261,17 @@ class _Page:
     def _on_player_threshold(self, request: gr.Request, event: gr.EventData) -> Iterator[list[Any]]:
         yield from self._on_threshold(event._data["threshold"], request, only_lower=True)
 
+    def _on_correct(self, request: gr.Request, event: gr.EventData) -> Iterator[list[Any]]:
+        yield self._outputs(PageContent(components.fragment("corrected", seconds=None)), running=False)
+        try:
+            for content in self._controller.correct(request.session_hash, event._data):
+                yield self._outputs(content, running=False)
+        except OpenAVSError as error:
+            yield self._outputs(PageContent(components.alert(str(error))), running=False)
+
+    def _on_corrected(self, request: gr.Request) -> list[Any]:
+        return self._outputs(self._controller.finish_corrections(request.session_hash), running=False)
+
     def _on_history(self, request: gr.Request, event: gr.EventData) -> list[Any]:
         return self._outputs(self._controller.show(request.session_hash, int(event._data["run"])), running=False)
 
@@ -272,8 +287,9 @@ class _Page:
     def _outputs(self, content: PageContent | None, running: bool) -> list[Any]:
         """Values of `outputs`: the parts of the content that are not None."""
         if content is None:
-            return [*[gr.skip()] * 10, gr.update(visible=running)]
-        html = content.progress, content.player, content.data, content.downloads, content.details, content.history
+            return [*[gr.skip()] * 11, gr.update(visible=running)]
+        html: tuple[Any, ...] = (content.progress, content.player, content.data, content.correct)
+        html += (content.downloads, content.details, content.history)
         prompts = command = gr.skip()
         if content.prompts is not None:
             prompts = gr.update(choices=list(content.choices), value=list(content.prompts), visible=True)

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from openavs.media import probe, write_overlay
 from openavs.results.result import Result
-from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, result_to_json
+from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, result_from_json, result_to_json
 from openavs.structures.masks import segments_to_label_map
 from openavs.structures.types import Clip, ClipResult, Segment
 from openavs.utils.fs import atomic_write
+from openavs.utils.serialization import parse_json
 from openavs.visualization.colors import palette_of
 from openavs.visualization.overlay import OverlayPainter
 from openavs.visualization.player import MotionRecorder
@@ -30,6 +31,8 @@ DOWNLOADS = {
     "overlay.mp4": "Overlay video (MP4)",
 }
 CAPTIONS = "captions.vtt"
+RESULT, OVERLAY = "result.json", "overlay.mp4"
+BEFORE = "before.json"  # the result before its last correction
 
 
 def instance_name(segment: Segment) -> str:
@@ -39,7 +42,7 @@ def instance_name(segment: Segment) -> str:
 
 def write_overlay_video(folder: Path, result: Result, record: MotionRecorder | None = None) -> Path:
     """Write the video with all masks; `record` keeps those between the sampled frames."""
-    path = folder / "overlay.mp4"
+    path = folder / OVERLAY
     painter = OverlayPainter(result, palette_of(result.frames), result.video, record)
     write_overlay(path, result.video, painter, size_limit=MAX_SIDE)
     return path
@@ -72,10 +75,15 @@ def link_or_copy(source: Path, path: Path) -> None:
 def write_files(folder: Path, result: Result) -> None:
     """Write all other files, each atomically."""
     public = strip_local_paths(result)
-    atomic_write(folder / "result.json", json_bytes(result_to_json(public)))
+    atomic_write(folder / RESULT, json_bytes(result_to_json(public)))
     write_captions(folder, result)
     _write_masks(folder / "masks.zip", result)
     Result.of(public).export("coco", folder / "coco.json", overwrite=True)
+
+
+def read_result_file(path: Path) -> ClipResult:
+    """Read a result that `write_files` wrote."""
+    return result_from_json(parse_json(path.read_bytes()))
 
 
 def write_captions(folder: Path, result: ClipResult) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from openavs.corrections.apply import link_tracks
 from openavs.media import open_clip
 from openavs.models.catalog import is_only_synthetic
 from openavs.results.result import Result
@@ -25,12 +27,13 @@ from openavs.visualization.report import (
     timeline_values,
     timing_rows,
 )
-from openavs.web.artifacts import CAPTIONS, DOWNLOADS
-from openavs.web.inference import STAGES, InferenceProgress
+from openavs.web.artifacts import BEFORE, CAPTIONS, DOWNLOADS
+from openavs.web.inference import MAX_WORD_LENGTH, STAGES, InferenceProgress
 from openavs.web.session import VIDEOS, Run, Session
 
 MAX_IMAGES = 12
 MAX_CAPTIONS = 5
+MAX_CANDIDATES = 30
 MAX_EXAMPLE_SIDE = 640  # pixels
 MAX_POSTER_SIDE = 160  # pixels
 
@@ -108,6 +111,39 @@ def player(session: Session, run: Run, result: Result, moving: MotionRecorder | 
     start = max(result.frames, key=lambda frame: len(frame.segments)).time
     html = fragment("player", player=values, clip="/".join(run.request.clip), start=start, name=name)
     return html, fragment("data", data=values["data"], name=name)
+
+
+def correct(run: Run, result: Result, chosen: int | None = None) -> str:
+    """The bar below the player that corrects a result: its objects, and its best rejected candidates.
+
+    Args:
+        run: of the result.
+        result: with its corrections so far.
+        chosen: the track that the next correction is about.
+    """
+    linked = link_tracks(result)
+    palette = palette_of(linked.frames)
+    names = {s.track: palette.name(s) for frame in linked.frames for s in frame.segments}
+    rejected = [(frame, r) for frame in result.frames for r in frame.rejected if r.box is not None]
+    rejected.sort(key=lambda one: -(one[1].score or 0.0))
+    candidates = [
+        {
+            "data": json.dumps({"frame": frame.index, "phrase": r.phrase, "value": r.box}),
+            "label": f"{r.phrase}, {frame.time:.1f} s, {r.reason}" + ("" if r.score is None else f" {r.score:.2f}"),
+        }
+        for frame, r in rejected[:MAX_CANDIDATES]
+    ]
+    return fragment(
+        "correct",
+        name=f"{run.number}-{run.edits}",  # Gradio changes elements of the same name in place
+        run=run.number,
+        objects=sorted(names.items()),
+        chosen=chosen,
+        candidates=candidates,
+        end=result.video.duration or max((frame.time for frame in result.frames), default=0.0),
+        letters=MAX_WORD_LENGTH,
+        can_undo=(run.folder / BEFORE).exists(),
+    )
 
 
 def poster(result: Result) -> str | None:

@@ -1,22 +1,33 @@
-"""Actions of the page and the API on a session: run a clip, select objects of its result."""
+"""Actions of the page and the API on a session: run a clip, show and correct its results."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from openavs.corrections.apply import CorrectionTools, correct_result, link_tracks
 from openavs.errors import InputError, OpenAVSError
 from openavs.results.result import Result
+from openavs.structures.masks import rle_to_mask
+from openavs.structures.types import ClipResult, Correction, FrameResult
 from openavs.utils.fs import atomic_write
+from openavs.visualization.colors import palette_of
 from openavs.visualization.player import MotionRecorder
 from openavs.visualization.report import model_rows
 from openavs.web import ServerConfig, components
 from openavs.web.artifacts import (
+    BEFORE,
+    OVERLAY,
+    RESULT,
     instance_name,
+    read_result_file,
     strip_local_paths,
     write_captions,
     write_files,
@@ -26,14 +37,17 @@ from openavs.web.artifacts import (
 from openavs.web.inference import (
     InferenceProgress,
     ModelCache,
+    RunStopped,
     SegmentRequest,
     command_text,
+    open_request,
     parse_threshold,
     parse_vocabulary,
     run_request,
 )
 from openavs.web.session import Run, Session, SessionStore
 
+PAGE_ACTIONS = ("add point", "remove point", "keep", "reject", "rename", "span")
 PAGE = "page.json"  # the content of the page for a result, to show it again
 
 
@@ -44,15 +58,17 @@ class PageContent:
     Attributes:
         player: the video with its masks.
         data: the part of the player with the masks, for the player of the same clip that the page has.
+        correct: the bar of corrections.
         prompts: phrases that were searched for.
         choices: phrases that can be searched for: these, and those of the translator.
         threshold: least score of a box.
         command: the command line that gives the same result.
     """
 
-    progress: str
+    progress: str | None = None
     player: str | None = None
     data: str | None = None
+    correct: str | None = None
     downloads: str | None = None
     details: str | None = None
     history: str | None = None
@@ -99,7 +115,8 @@ class Controller:
                 moving = self._write(session, run, result)
                 player, data = components.player(session, run, result, moving)
                 content = replace(content, downloads=components.downloads(session, run, result))
-                atomic_write(run.folder / PAGE, json.dumps(asdict(replace(content, player=player))).encode())
+                content = replace(content, correct=components.correct(run, result))
+                _write_page(run, replace(content, player=player))
                 content = replace(content, data=data, history=components.history(session))
                 yield replace(content, progress=components.progress(state, is_written=True))
         except OpenAVSError as error:
@@ -139,8 +156,95 @@ class Controller:
         with self._sessions.active(key) as session:
             run = session.show(number)
             session.playing = run.request.clip
-            content = PageContent(**json.loads((run.folder / PAGE).read_bytes()))
-            return replace(content, progress=components.fragment("shown", run=run), history=components.history(session))
+            return replace(
+                _read_page(run), progress=components.fragment("shown", run=run), history=components.history(session)
+            )
+
+    def correct(self, key: str | None, change: Mapping[str, Any]) -> Iterator[PageContent]:
+        """Apply a correction of the page in all frames, or undo the last one: first the masks, then the rest.
+
+        The overlay video is written by `finish_corrections`.
+
+        Args:
+            key: of the session.
+            change: `action` (`undo`, or that of a `Correction`), `run`, and what else the action needs: `frame`,
+                `track`, `phrase` and `value` of a `Correction`, and the shown name of the `object` under a click.
+
+        Raises:
+            InputError: the result has been removed, or the correction is about something that does not exist.
+        """
+        started = time.monotonic()
+        with self._sessions.active(key) as session:
+            run = session.find(change.get("run"))
+            with self._models.pipeline(run.request.recipe, run.request.overrides()) as (pipeline, _):
+                clip = open_request(run.request, pipeline.fps, self._config)
+                path, undo = run.folder / RESULT, run.folder / BEFORE
+                before, track = read_result_file(path), None
+                is_undone = change.get("action") == "undo"
+                if is_undone and not undo.exists():
+                    raise InputError("there is no correction to undo; only the last one is kept")
+                if is_undone:
+                    after = read_result_file(undo)
+                else:
+                    tools = CorrectionTools(lambda: clip, pipeline.segmenter, pipeline.tracker)
+                    after = correct_result(before, [_correction(before, change)], tools)
+                    is_chosen = change.get("track") is not None or change.get("object") is None
+                    if is_chosen and after.corrections[-1].action != "reject":
+                        track = after.corrections[-1].track  # the next correction is about the same object
+            result = Result.of(after, clip)
+            with run.lock:
+                run.edits += 1
+                run.is_corrected = bool(result.corrections)
+                undo.unlink() if is_undone else shutil.copyfile(path, undo)
+                (run.folder / OVERLAY).unlink(missing_ok=True)
+                write_files(run.folder, result)
+                run.poster = components.poster(result)
+            player, data = components.player(session, run, result)
+            bar = components.correct(run, result, track)
+            done = components.fragment(
+                "corrected",
+                is_undone=is_undone,
+                name="" if is_undone else after.corrections[-1].phrase,
+                frames=_changed_frames(before, after),
+                seconds=time.monotonic() - started,
+            )
+            is_shown = session.shown is run
+            yield PageContent(done, data=data, correct=bar) if is_shown else PageContent(done)
+            content = replace(self._content(run, result), downloads=components.downloads(session, run, result))
+            content = replace(content, correct=bar, history=components.history(session))
+            _write_page(run, replace(content, player=player))
+            if is_shown:
+                yield replace(content, progress=done)
+
+    def finish_corrections(self, key: str | None) -> PageContent | None:
+        """Write the overlay video of a corrected result; None if there is none to write, or another correction came."""
+        with self._sessions.active(key) as session:
+            run = next((run for run in session.runs if run.edits and not (run.folder / OVERLAY).exists()), None)
+            if run is None:
+                return None
+            edits = run.edits
+            recorder = _StoppableRecorder(lambda: run.edits != edits or run not in session.runs)
+            fps = self._models.option(run.request.recipe).recipe.sample.fps
+            with tempfile.TemporaryDirectory(dir=session.folder) as made:
+                try:
+                    with run.lock:
+                        clip = open_request(run.request, fps, self._config)
+                        result = Result.of(read_result_file(run.folder / RESULT), clip)
+                    path = write_overlay_video(Path(made), result, recorder)
+                    with run.lock:
+                        if recorder.is_stopped():
+                            return None
+                        path.replace(run.folder / OVERLAY)
+                        player, data = components.player(session, run, result, recorder)
+                        files = components.downloads(session, run, result)
+                        _write_page(run, replace(_read_page(run), player=player, downloads=files))
+                except RunStopped:
+                    return None
+                except FileNotFoundError:  # a later run has replaced this one
+                    if not recorder.is_stopped():
+                        raise
+                    return None
+            return PageContent(data=data, downloads=files) if session.shown is run else None
 
     def resume(self, key: str | None, token: str) -> tuple[PageContent | None, str, SegmentRequest | None]:
         """The content of a page that was loaded, the token of its session, and its last request if it was reloaded."""
@@ -183,6 +287,7 @@ class Controller:
         prompts = tuple(dict.fromkeys(prompt.phrase for frame in result.frames for prompt in frame.prompts))
         return PageContent(
             "",
+            correct="",  # until there are files to correct
             details=components.details(result),
             prompts=prompts,
             choices=tuple(dict.fromkeys((*_proposed(run, result), *prompts))),
@@ -204,6 +309,69 @@ def _proposed(run: Run, result: Result) -> tuple[str, ...]:
     """The phrases of the translator in a result, with those that the visitor removed."""
     found = (prompt.phrase for frame in result.frames for prompt in frame.prompts if prompt.origin != "recipe")
     return tuple(dict.fromkeys((*found, *run.request.remove)))
+
+
+class _StoppableRecorder(MotionRecorder):
+    """Ends the overlay video of a result that has changed."""
+
+    def __init__(self, is_stopped: Callable[[], bool]) -> None:
+        super().__init__()
+        self.is_stopped = is_stopped
+
+    def __call__(self, time: float, frame: FrameResult | None) -> None:
+        """Add the result at a time; raises RunStopped."""
+        if self.is_stopped():
+            raise RunStopped
+        super().__call__(time, frame)
+
+
+def _write_page(run: Run, content: PageContent) -> None:
+    atomic_write(run.folder / PAGE, json.dumps(asdict(content)).encode())
+
+
+def _read_page(run: Run) -> PageContent:
+    return PageContent(**json.loads((run.folder / PAGE).read_bytes()))
+
+
+def _correction(result: ClipResult, change: Mapping[str, Any]) -> Correction:
+    """Return the correction that the page sent, with the track under its click; InputError if it is about nothing."""
+    action, frame, track, value = (change.get(name) for name in ("action", "frame", "track", "value"))
+    if action not in PAGE_ACTIONS or any(n is not None and type(n) is not int for n in (frame, track)):
+        raise InputError("this is not a correction of the page; reload it")
+    phrase = str(change.get("phrase") or "")
+    if action in ("add point", "remove point"):
+        if track is None and change.get("object") is not None:
+            track = _track_under(result, frame, change["object"], value)
+        phrase = ", ".join(parse_vocabulary(phrase.lower()))
+        if track is None and not phrase:
+            raise InputError("no object is under the click; choose one, or 'a new one' and give its word")
+    elif action != "keep" and track is None:
+        raise InputError("choose the object first")
+    if action == "rename":
+        value = ", ".join(parse_vocabulary(str(value or "")))
+    return Correction(action, frame, track, phrase, value, tool="page")
+
+
+def _track_under(result: ClipResult, index: int | None, name: str, point: Any) -> int | None:
+    """Return the track of an object with a shown name: of several the one under a point, the highest score first."""
+    number = next((i for i, frame in enumerate(result.frames) if frame.index == index), None)
+    try:
+        column, row = map(int, point)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if number is None or not (0 <= row < result.size[0] and 0 <= column < result.size[1]):
+        return None
+    palette = palette_of(result.frames)
+    linked, own = link_tracks(result).frames[number].segments, result.frames[number].segments  # in the same order
+    found = [one for one, before in zip(linked, own, strict=True) if palette.name(before) == name]
+    best = max(found, key=lambda s: (bool(rle_to_mask(s.mask)[row, column]), s.score), default=None)
+    return None if best is None else best.track
+
+
+def _changed_frames(before: ClipResult, after: ClipResult) -> int:
+    """Return the number of frames with other segments, their tracks and authors apart."""
+    rows = ([[(s.phrase, s.mask) for s in frame.segments] for frame in one.frames] for one in (before, after))
+    return sum(one != other for one, other in zip(*rows, strict=True))
 
 
 def to_payload(result: Result) -> dict[str, Any]:

@@ -47,6 +47,9 @@ class Run:
         stop: set to end the run at its next step.
         proposed: phrases of the translator, which include those that the visitor removed; None before the result.
         poster: data URI of an image of the result; None if nothing was found.
+        edits: number of corrections, undone ones included; each makes the overlay video out of date.
+        is_corrected: a person changed the result, which another threshold does not replace.
+        lock: held while files of a corrected result are exchanged.
     """
 
     number: int
@@ -55,6 +58,9 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     proposed: tuple[str, ...] | None = None
     poster: str | None = None
+    edits: int = 0
+    is_corrected: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def link_input(self, upload: Path) -> Path:
         """Link an upload into the run, which keeps it if the upload is removed; InputError if it is missing."""
@@ -113,7 +119,7 @@ class Session:
         return run
 
     def finish(self, run: Run, proposed: tuple[str, ...]) -> None:
-        """Add the result of a run, which replaces that of the same request with another threshold."""
+        """Add the result of a run, which replaces an uncorrected one of the same request with another threshold."""
         run.proposed = proposed
         same = replace(run.request, source=Path(), audio=None, threshold=None)
         self._keep(
@@ -121,16 +127,22 @@ class Session:
                 other
                 for other in self.runs
                 if other is run
+                or other.is_corrected
                 or other.request.clip != run.request.clip
                 or replace(other.request, source=Path(), audio=None, threshold=None) != same
             ]
         )
 
-    def show(self, number: int) -> Run:
-        """Return a run of the session as the one that is shown; InputError if it has been removed."""
+    def find(self, number: object) -> Run:
+        """Return a run of the session that has a result; InputError if it has been removed."""
         run = next((run for run in self.runs if run.number == number and run.proposed is not None), None)
         if run is None:
             raise InputError("the result has been removed; run the clip again")
+        return run
+
+    def show(self, number: int) -> Run:
+        """Return a run of the session as the one that is shown; InputError if it has been removed."""
+        run = self.find(number)
         self.runs = [*(other for other in self.runs if other is not run), run]
         return run
 
@@ -140,13 +152,13 @@ class Session:
             run.stop.set()
 
     def _keep(self, runs: list[Run]) -> None:
-        for run in self.runs:
+        before, self.runs = self.runs, runs
+        for run in before:
             if run not in runs:
                 run.stop.set()
                 shutil.rmtree(run.folder, ignore_errors=True)
                 if all(self.video(run) != self.video(other) for other in runs):
                     self.video(run).unlink(missing_ok=True)
-        self.runs = runs
 
 
 class SessionStore:

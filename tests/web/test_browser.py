@@ -401,3 +401,61 @@ def test_closing_the_page_removes_its_files(chromium: Any, server: Server, scene
     (own,) = set(server.sessions()) - before
     page.tab.close()
     wait_for(lambda: not own.exists())
+
+
+def test_masks_are_corrected_by_clicks_and_by_keyboard(page: Page, scene: Path) -> None:
+    page.give(scene)
+    page.run()
+    tab, stage, video = page.tab, page.tab.locator("#oa-player .stage"), page.tab.locator("#oa-player video")
+    toggles, begin = tab.locator("#oa-player .toggle"), float(tab.locator("[data-begin]").get_attribute("data-begin"))
+    before = toggles.all_inner_texts()
+    code = "e => JSON.parse(e.textContent).views[0].frames.flatMap(f => f.segments).length"
+    assert tab.locator("#oa-data script").count() == 1 and tab.locator("#oa-data script").evaluate(code) > 0
+    press_tab_until(page, "Correct")
+    tab.keyboard.press("Enter")
+    expect(page.button("Not this")).to_be_visible()
+    video.evaluate("(v, t) => { v.currentTime = t; }", begin + 0.3)
+    expect(video).to_have_js_property("seeking", False)
+    place = point_of_a_mask(page)
+    stage.click(position=place)  # between the frames that have masks: goes to one
+    expect(video).to_have_js_property("currentTime", begin)
+    expect(tab.locator("#oa-progress")).to_contain_text("Finished in")
+    stage.click(position=place, modifiers=["Shift"])
+    expect(tab.locator("#oa-progress")).to_contain_text("Corrected ", timeout=LONG)
+    expect(video).to_have_js_property("paused", True)
+    expect(page.button("Not this")).to_be_visible()  # the new bar is open, too
+    link = tab.locator("#oa-downloads a", has_text="Result (JSON)")
+    with tab.expect_download() as download:
+        link.click()
+    [record] = json.loads(Path(download.value.path()).read_bytes())["corrections"]
+    assert (record["action"], record["author"], record["tool"]) == ("remove point", "person", "page")
+    expect(tab.locator("#oa-downloads")).to_contain_text("Overlay video", timeout=LONG)
+
+    press_tab_until(page, "under the click")
+    tab.keyboard.press("ArrowDown")  # the first object
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Tab")
+    tab.keyboard.type("Puppy")
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    expect(toggles.filter(has_text="puppy")).to_have_count(1, timeout=LONG)
+    assert tab.evaluate("document.activeElement.name") == "rename"  # of the new bar
+    page.button("Not this").press("Enter")
+    expect(toggles.filter(has_text="puppy")).to_have_count(0, timeout=LONG)
+    page.button("This one, too").press("Enter")
+    expect(toggles.filter(has_text="puppy")).to_have_count(1, timeout=LONG)
+    page.button("Undo the last correction").press("Enter")
+    expect(tab.locator("#oa-progress")).to_contain_text("undone", timeout=LONG)
+    expect(toggles).to_have_count(len(before) - 1)
+    page.button("Rename").press("Enter")
+    expect(tab.get_by_role("alert")).to_contain_text("choose the object first", timeout=LONG)
+
+
+def point_of_a_mask(page: Page) -> dict[str, float]:
+    """A place on the picture that is inside of a mask of the frame with the most objects, from the files."""
+    newest = max(page.server.folder.glob("sessions/*/*/result.json"), key=lambda path: path.stat().st_mtime)
+    result = json.loads(newest.read_bytes())
+    frame = max(result["frames"], key=lambda one: len(one["segments"]))
+    x0, y0, x1, y1 = frame["segments"][0]["box"]
+    box, (height, width) = page.tab.locator("#oa-player .stage").bounding_box(), result["size"]
+    return {"x": (x0 + x1) / 2 * box["width"] / width, "y": (y0 + y1) / 2 * box["height"] / height}

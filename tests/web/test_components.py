@@ -46,7 +46,7 @@ def hostile(models: ModelCache, scene: Path) -> Result:
             captions=tuple(replace(caption, text=HOSTILE) for caption in frame.captions),
             prompts=(Prompt(HOSTILE, HOSTILE, HOSTILE),),
             segments=tuple(replace(s, phrase=HOSTILE, label=HOSTILE, label_how=HOSTILE) for s in frame.segments),
-            rejected=(Rejection(HOSTILE, HOSTILE, 0.1),),
+            rejected=(Rejection(HOSTILE, HOSTILE, 0.1, (0.0, 0.0, 9.0, 9.0)),),
         )
         for frame in found.frames
     )
@@ -74,6 +74,7 @@ def test_hostile_texts_do_not_become_markup(hostile: Result, tmp_path: Path) -> 
         "details": components.details(hostile),
         "history": components.history(session),
         "alert": components.alert(HOSTILE),
+        "correct": components.correct(run, hostile),
         "head": components.fragment("head", limits=HOSTILE),
     }
     for name, page in pages.items():

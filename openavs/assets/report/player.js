@@ -451,7 +451,8 @@
       const y = ((event.clientY - box.top) / box.height) * this.data.size[0];
       const object = this.objectAt(view, x, y), frame = this.frameAt(view, this.shownTime);
       const name = object === null ? null : this.data.objects[object].name;
-      const detail = { x, y, frame: frame?.index ?? null, time: this.shownTime, object: name, view: index };
+      const sampled = { frame: frame?.index ?? null, sampled: frame?.time ?? null }; // its masks are of this time
+      const detail = { x, y, ...sampled, time: this.shownTime, object: name, view: index, shift: event.shiftKey };
       stage.focus({ preventScroll: true });
       const isFree = stage.dispatchEvent(new CustomEvent("openavs:point", { bubbles: true, cancelable: true, detail }));
       if (!isFree) return;
