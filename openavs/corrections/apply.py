@@ -242,7 +242,7 @@ class _Work:
         phrase = c.phrase or (pattern.phrase if pattern else "")
         made = replace(pattern, mask=code, box=code.box, author="person") if pattern else None
         new = made or Segment(code, code.box, phrase, 1.0, None, *self._label(phrase), track, author="person")
-        changed = {frame.index: [*(s for s in frame.segments if s.track != track), new]}
+        changed = {frame.index: _with(frame, new)}
         tracked = self._propagated(frame.index, track, code)
         if tracked is not None:
             moved_by_tracker = tracked
@@ -255,7 +255,7 @@ class _Work:
             if mask.area:
                 own = self._segment(other, track) or new
                 moved = replace(own, mask=mask, box=mask.box, author="person")
-                changed[other.index] = [*(s for s in other.segments if s.track != track), moved]
+                changed[other.index] = _with(other, moved)
         return replace(c, track=track, phrase=phrase), changed
 
     def _changes(self, start: int, track: int, added: BoolMask, removed: BoolMask) -> Iterator[tuple[FrameResult, RLE]]:
@@ -400,6 +400,12 @@ class _Work:
             if index not in self._images:
                 raise InputError(f"frame {index} of {self.result.clip} can no longer be read")
         return self._images[index]
+
+
+def _with(frame: FrameResult, new: Segment) -> list[Segment]:
+    """Return the segments of a frame with a new one in the place of that of its track, which keeps the colors."""
+    own = [new if s.track == new.track else s for s in frame.segments]
+    return own if new in own else [*own, new]
 
 
 def _sampled_frames(clip: Clip) -> DenseFrameSource:

@@ -269,7 +269,7 @@ def test_a_session_by_keyboard_alone(page: Page) -> None:
     tab.keyboard.press("ArrowLeft")
     assert video.evaluate("v => v.currentTime") == pytest.approx(before - 1, abs=0.1)
     press_tab_until(page, "drum")
-    toggle = tab.locator("#oa-player .toggle").first
+    toggle = tab.locator("#oa-player .toggle", has_text="drum")
     tab.keyboard.press("Enter")
     assert toggle.get_attribute("aria-pressed") == "false"
     tab.keyboard.press("s")  # solo shows it again
@@ -420,21 +420,24 @@ def test_masks_are_corrected_by_clicks_and_by_keyboard(page: Page, scene: Path) 
     stage.click(position=place)  # between the frames that have masks: goes to one
     expect(video).to_have_js_property("currentTime", begin)
     expect(tab.locator("#oa-progress")).to_contain_text("Finished in")
-    stage.click(position=place, modifiers=["Shift"])
+    tab.get_by_label("clicks take away").check()
+    stage.click(position=place)
     expect(tab.locator("#oa-progress")).to_contain_text("Corrected ", timeout=LONG)
     expect(video).to_have_js_property("paused", True)
     expect(page.button("Not this")).to_be_visible()  # the new bar is open, too
+    expect(tab.get_by_label("clicks take away")).to_be_checked()
     link = tab.locator("#oa-downloads a", has_text="Result (JSON)")
     with tab.expect_download() as download:
         link.click()
     [record] = json.loads(Path(download.value.path()).read_bytes())["corrections"]
     assert (record["action"], record["author"], record["tool"]) == ("remove point", "person", "page")
     expect(tab.locator("#oa-downloads")).to_contain_text("Overlay video", timeout=LONG)
+    assert toggles.all_inner_texts() == before
 
     press_tab_until(page, "under the click")
     tab.keyboard.press("ArrowDown")  # the first object
-    tab.keyboard.press("Tab")
-    tab.keyboard.press("Tab")
+    for _ in ("Not this", "clicks take away", "Word"):
+        tab.keyboard.press("Tab")
     tab.keyboard.type("Puppy")
     tab.keyboard.press("Tab")
     tab.keyboard.press("Enter")

@@ -24,18 +24,20 @@ player.addEventListener('openavs:point', event => {
   if (frame === null) return;
   if (Math.abs(time - sampled) > 0.03) video.currentTime = sampled;
   else {
-    const action = shift ? 'remove point' : 'add point', isNew = value('track') === 'new';
+    const action = shift || takes ? 'remove point' : 'add point', isNew = value('track') === 'new';
     send({action, frame, track: track(), object: isNew ? null : object, phrase: isNew ? value('word') : '', value: [x, y]});
   }
 });
 
-// A new bar of the same result is open as the one before, with the focus on the same control.
-let opened = null, focused = null;
+// A new bar of the same result is as the one before: open, checked, with the focus on the same control.
+let opened = null, focused = null, takes = false;
+element.addEventListener('change', ({target}) => { if (target.name === 'takes') takes = target.checked; });
 element.addEventListener('toggle', ({target}) => { opened = target.open ? target.dataset.run : null; }, true);
 element.addEventListener('focusin', ({target}) => { focused = target.name ?? null; });
 watch('value', () => {
-  if (!bar() || bar().dataset.run !== opened) return;
+  if (!bar() || bar().dataset.run !== opened) { takes = false; return; }
   bar().open = true;
+  bar().querySelector('[name=takes]').checked = takes;
   const control = focused && bar().querySelector(`[name=${focused}]`);
   if (control && document.activeElement === document.body) (control.disabled ? bar().querySelector('summary') : control).focus();
 });
