@@ -259,12 +259,12 @@ class _Page:
         yield self._outputs(content and PageContent(content.progress), running=False)
 
     def _on_player_threshold(self, request: gr.Request, event: gr.EventData) -> Iterator[list[Any]]:
-        yield from self._on_threshold(event._data["threshold"], request, only_lower=True)
+        yield from self._on_threshold(_event_data(event).get("threshold"), request, only_lower=True)
 
     def _on_correct(self, request: gr.Request, event: gr.EventData) -> Iterator[list[Any]]:
         yield self._outputs(PageContent(components.fragment("corrected", seconds=None)), running=False)
         try:
-            for content in self._controller.correct(request.session_hash, event._data):
+            for content in self._controller.correct(request.session_hash, _event_data(event)):
                 yield self._outputs(content, running=False)
         except OpenAVSError as error:
             yield self._outputs(PageContent(components.alert(str(error))), running=False)
@@ -273,7 +273,7 @@ class _Page:
         return self._outputs(self._controller.finish_corrections(request.session_hash), running=False)
 
     def _on_history(self, request: gr.Request, event: gr.EventData) -> list[Any]:
-        return self._outputs(self._controller.show(request.session_hash, int(event._data["run"])), running=False)
+        return self._outputs(self._controller.show(request.session_hash, _event_data(event).get("run")), running=False)
 
     def _on_load(self, token: str, request: gr.Request) -> list[Any]:
         content, token, last = self._controller.resume(request.session_hash, token)
@@ -378,6 +378,13 @@ class _Page:
 
     def _about(self) -> str:
         return components.fragment("about", options=list(self._models.options.values()), loaded=self._models.loaded)
+
+
+def _event_data(event: gr.EventData) -> dict[str, Any]:
+    """Return the data of an event of the page; InputError if a program sent none."""
+    if not isinstance(event._data, dict):
+        raise InputError(INVALID_INPUT)
+    return event._data
 
 
 def _request(

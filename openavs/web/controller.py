@@ -151,7 +151,7 @@ class Controller:
             data = to_payload(state.result) | {"cached": list(state.cached), "seconds": round(state.seconds, 3)}
             return data, [run.folder / name for name in ("overlay.mp4", "masks.zip", "result.json", "coco.json")]
 
-    def show(self, key: str | None, number: int) -> PageContent:
+    def show(self, key: str | None, number: object) -> PageContent:
         """An earlier result of the session; InputError if it has been removed."""
         with self._sessions.active(key) as session:
             run = session.show(number)

@@ -140,7 +140,7 @@ class Session:
             raise InputError("the result has been removed; run the clip again")
         return run
 
-    def show(self, number: int) -> Run:
+    def show(self, number: object) -> Run:
         """Return a run of the session as the one that is shown; InputError if it has been removed."""
         run = self.find(number)
         self.runs = [*(other for other in self.runs if other is not run), run]
