@@ -380,7 +380,7 @@ class _Page:
         return components.fragment("about", options=list(self._models.options.values()), loaded=self._models.loaded)
 
 
-def _event_data(event: gr.EventData) -> dict[str, Any]:
+def _event_data(event: gr.EventData) -> Any:
     """Return the data of an event of the page; InputError if a program sent none."""
     if not isinstance(event._data, dict):
         raise InputError(INVALID_INPUT)
