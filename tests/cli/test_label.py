@@ -272,7 +272,11 @@ def test_two_jobs_on_one_folder_share_the_work(
     words = (pool, "--pipeline", slow, "--shard-size", "2", "--workers", "1", "--json")
     jobs = [label(*words, "--out", tmp_path / "out") for _ in range(2)]
     wait_for(lambda: clips_of(tmp_path / "out") >= 1)
+    for job in jobs:  # so that they hold their shards until the third has seen it, on any machine
+        job.send_signal(signal.SIGSTOP)
     refused = finished(label(*words, "--out", tmp_path / "out", "--overwrite"))
+    for job in jobs:
+        job.send_signal(signal.SIGCONT)
     assert refused.code == 2
     assert "another job is at work" in refused.err
     answers = [finished(job) for job in jobs]
