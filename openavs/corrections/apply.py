@@ -190,8 +190,7 @@ class _Work:
         phrase = c.value.strip().lower() if isinstance(c.value, str) else ""
         if not phrase:
             raise InputError("the value of a rename is the new phrase")
-        recipe = self.result.recipe
-        label, how = ClassMapper(recipe.get("vocabulary"), recipe.get("aliases") or {})(phrase)
+        label, how = self._label(phrase)
         new = {"phrase": phrase, "label": label, "label_how": how, "author": "person"}
         frames = self.result.frames if c.frame is None else (self._frame(c),)
         changed = {}
@@ -245,13 +244,13 @@ class _Work:
         changed = {frame.index: _with(frame, new)}
         tracked = self._propagated(frame.index, track, code)
         if tracked is not None:
-            moved_by_tracker = tracked
+            carried = tracked
         elif old is None:
-            moved_by_tracker = list(self._carried(frame.index, track, code)) if pattern is None else []
-            moved_by_tracker = [(f, m) for f, m in moved_by_tracker if any(p.phrase == phrase for p in f.prompts)]
+            carried = list(self._carried(frame.index, track, code)) if pattern is None else []
+            carried = [(f, m) for f, m in carried if any(p.phrase == phrase for p in f.prompts)]
         else:
-            moved_by_tracker = list(self._changes(frame.index, track, after & ~before, before & ~after))
-        for other, mask in moved_by_tracker:
+            carried = list(self._changes(frame.index, track, after & ~before, before & ~after))
+        for other, mask in carried:
             if mask.area:
                 own = self._segment(other, track) or new
                 moved = replace(own, mask=mask, box=mask.box, author="person")

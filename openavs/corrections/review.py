@@ -213,6 +213,8 @@ def read_receipt(out: Path, clip: str) -> Receipt | None:
     """
     folder = clip_folder(out, clip)
     path = folder / RECEIPT
+    if not path.is_file():  # opening a FIFO would block
+        return None
     try:
         data = parse_json(path.read_bytes())
         receipt = Receipt(str(data["by"]), str(data["at"]), str(data["digest"]), int(data["corrections"]))

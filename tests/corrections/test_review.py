@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -79,6 +80,11 @@ def test_a_reviewed_clip_leaves_the_queue_until_it_changes(folder: Path) -> None
     (folder / "review.json").write_text("[]")
     with pytest.raises(InputError, match=r"review\.json is not a receipt"):
         review_queue(out)
+
+
+def test_a_fifo_in_the_place_of_a_receipt_counts_as_no_receipt(folder: Path) -> None:
+    os.mkfifo(folder / "review.json")
+    assert not is_reviewed(folder.parent.parent, "clip")
 
 
 def test_the_commands_queue_correct_and_accept(folder: Path, openavs: Run) -> None:
