@@ -22,7 +22,7 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.jobs.sample import Row, are_stamps, is_row
 from openavs.results.serialization import is_corrected
-from openavs.utils.fs import is_intact, read_regular, sync_to_disk, write_hashed, write_whole
+from openavs.utils.fs import atomic_write, is_intact, read_regular, sync_to_disk, write_hashed
 from openavs.utils.serialization import parse_json
 
 FORMAT = 3
@@ -183,7 +183,7 @@ def complete(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[
     sync_to_disk(out / path for own in files.values() for path in own)
     path = completion_path(out, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _json(completion), durable=True)
+    atomic_write(path, _json(completion))
     journal_path(out, shard).unlink(missing_ok=True)
     return completion
 
@@ -192,7 +192,7 @@ def amend(out: Path, completion: Mapping[str, Any], row: Row, files: Mapping[str
     """Write the completion file of a shard again, with another row and other files of one clip."""
     rows = [dict(row) if own["id"] == row["id"] else own for own in completion["rows"]]
     changed = {**completion, **summarize(rows), "rows": rows, "files": {**completion["files"], row["id"]: dict(files)}}
-    write_whole(completion_path(out, completion["shard"]), _json(changed), durable=True)
+    atomic_write(completion_path(out, completion["shard"]), _json(changed))
 
 
 def summarize(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

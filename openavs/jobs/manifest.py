@@ -27,7 +27,7 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.sample import Sample, line_to_sample, sample_to_line
 from openavs.results.provenance import describe_differences, differing_keys
 from openavs.results.serialization import encode, json_bytes
-from openavs.utils.fs import atomic_write, read_regular, write_whole
+from openavs.utils.fs import atomic_write, read_regular
 from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 
@@ -295,9 +295,9 @@ def _refuse_differences(out: Path, manifest: Manifest, found: Mapping[str, str])
 
 
 def _write(out: Path, data: Mapping[str, Any], lines: bytes, sizes: bytes) -> None:
-    write_whole(out / LINES, lines, durable=True)
-    write_whole(out / SIZES, sizes, durable=True)
-    write_whole(out / IDENTITY, json_bytes(data), durable=True)  # last: it names the others' content
+    atomic_write(out / LINES, lines)
+    atomic_write(out / SIZES, sizes)
+    atomic_write(out / IDENTITY, json_bytes(data))  # last: it names the others' content
 
 
 def _write_again(path: Path, content: bytes) -> None:
@@ -321,7 +321,7 @@ def update_sizes(out: Path, manifest: Manifest, request: JobRequest) -> None:
     sizes = read_regular(out / SIZES).splitlines()[: manifest.clips]
     for i, sample in _places(manifest, request):
         sizes[i] = _size(sample)
-    write_whole(out / SIZES, b"".join(size + b"\n" for size in sizes), durable=True)
+    atomic_write(out / SIZES, b"".join(size + b"\n" for size in sizes))
 
 
 def _places(manifest: Manifest, request: JobRequest) -> Iterator[tuple[int, Sample]]:

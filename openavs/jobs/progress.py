@@ -21,7 +21,7 @@ from openavs.models.hub import split_reference
 from openavs.pipeline.lockfile import add_to_lock
 from openavs.results.provenance import provenance
 from openavs.results.serialization import json_bytes
-from openavs.utils.fs import read_regular, write_whole
+from openavs.utils.fs import atomic_write, read_regular, write_whole
 from openavs.utils.serialization import parse_json
 
 logger = logging.getLogger(__name__)
@@ -266,7 +266,7 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
     with claimed(out, RUN, wait=True):
         if not os.path.lexists(path):
             path.parent.mkdir(exist_ok=True)
-            write_whole(path, json_bytes(facts), durable=True, part=log_path(out, "models", ".json.part"))
+            atomic_write(path, json_bytes(facts))
             return
     known = _known_models(path)
     # The run that makes a lock file names a branch, and the next one its commit: both are the same model.

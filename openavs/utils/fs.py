@@ -1,8 +1,9 @@
 """Filesystem helpers: atomic and durable writes, bounded reads, content stamps, and safe ids for folder names.
 
-`atomic_write` flushes each file to disk under a random temporary name. `write_whole` and `write_hashed` write the files
-of a job: their temporary name is fixed (`.<name>.part`), so that a run overwrites the leftovers of a killed one, and
-they are flushed shard by shard with `sync_to_disk`, which costs a file system much less than one by one.
+`atomic_write` flushes each file to disk under a random temporary name, so two processes may write one file at a time.
+`write_whole` and `write_hashed` write the files of clips: their temporary name is fixed (`.<name>.part`), so that a run
+overwrites the leftovers of a killed one, and they are flushed shard by shard with `sync_to_disk`, which costs a file
+system much less than one by one.
 """
 
 from __future__ import annotations
@@ -76,28 +77,21 @@ def atomic_replace(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, data: bytes, *, durable: bool = False, part: Path | None = None) -> str:
+def write_whole(path: Path, data: bytes, *, part: Path | None = None) -> str:
     """Write a file under a temporary name, rename it, and return the stamp of its content.
 
     Args:
         path: the file.
         data: its content.
-        durable: flush the file and its folder to disk.
         part: the temporary name; needed if several processes write the same path at a time.
     """
     part = part or path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        part.write_bytes(data)
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    if durable:
-        sync_folder(path.parent)
     return stamp(data)
 
 

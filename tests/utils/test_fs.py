@@ -65,7 +65,7 @@ def test_a_folder_that_goes_every_time_is_named(tmp_path: Path, monkeypatch: pyt
 def test_a_file_appears_whole_under_its_name_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     (tmp_path / ".a.png.part").write_bytes(b"left by a killed run, and longer")
-    assert write_whole(path, b"mask", durable=True) == f"4:{hashlib.sha256(b'mask').hexdigest()}"
+    assert write_whole(path, b"mask") == f"4:{hashlib.sha256(b'mask').hexdigest()}"
     assert path.read_bytes() == b"mask"
     with pytest.raises(TypeError):
         write_whole(path, "text")  # type: ignore[arg-type]
