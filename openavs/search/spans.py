@@ -78,6 +78,7 @@ def clip_spans(data: Any) -> tuple[list[Span], float]:
 
     events = [_event(event, frames, intervals, names) for event in data.get("events", ())]
     timed = {event.phrase for event in events}  # their captions repeat them at the rate of the frames
+    exact = _corrected_times(data.get("corrections", ()))
     for place, frame in enumerate(frames):
         index, time = int(frame["index"]), _number(frame["time"])
         for caption in frame["captions"]:
@@ -93,7 +94,7 @@ def clip_spans(data: Any) -> tuple[list[Span], float]:
             label = None if label is None else _text(label)
             found = {phrase: None} | captions_of.get(phrase, {}) | ({} if label is None else {label: None})
             x0, y0, x1, y1 = map(_number, segment["box"])
-            start, end = intervals[place]
+            start, end = _common(intervals[place], exact.get(track, intervals[place]))
             span = Span(phrase, start, end, _number(segment["score"]), True, index, time, (x0, y0, x1, y1))
             span.track, span.label, span.names = None if track is None else int(track), label, found
             add((phrase, track), place, span)
@@ -135,8 +136,14 @@ def _event(
     return Span(phrase, start, end, _number(event["score"]), False, index, time, names=found)
 
 
+def _corrected_times(corrections: Sequence[Mapping[str, Any]]) -> dict[int | None, Interval]:
+    """The time in which a person said that a track sounds, by track; the last correction holds."""
+    spans = (correction for correction in corrections if correction["action"] == "span")
+    return {span["track"]: (_number(span["value"][0]), _number(span["value"][1])) for span in spans}
+
+
 def _common(frame: Interval, window: Interval) -> Interval:
-    """The part of a frame's interval in a caption's window; the interval, if there is none."""
+    """The part of a frame's interval in another one; the frame's interval, if there is none."""
     start, end = max(frame[0], window[0]), min(frame[1], window[1])
     return (start, end) if start < end else frame
 

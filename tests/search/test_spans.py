@@ -10,7 +10,7 @@ import pytest
 from openavs.errors import InputError
 from openavs.results.serialization import result_to_json
 from openavs.search.spans import Span, clip_spans
-from openavs.structures.types import ClipResult, Event
+from openavs.structures.types import ClipResult, Correction, Event
 from tests.search.conftest import BOX, ROOM, YARD, Sound, result_of
 
 
@@ -49,6 +49,16 @@ def test_events_have_their_exact_times_and_replace_their_captions() -> None:
     sound = spans_of(result)["dog barking", False]
     assert (sound.start, sound.end, sound.score, sound.frame) == (1.24, 3.88, 0.9, 2)
     assert set(sound.names) == {"dog barking", "dog"}
+
+
+def test_a_thing_has_the_times_that_a_person_gave_its_track() -> None:
+    """Frames outside the corrected time have no segment; the first and the last are cut to it."""
+    result = result_of("yard", *YARD)
+    spans = (Correction("span", None, 0, "dog", [0.5, 3.0]), Correction("span", None, 0, "dog", [1.3, 3.6]))
+    thing = spans_of(replace(result, corrections=spans))["dog", True]
+    assert (thing.start, thing.end) == (1.3, 3.6)
+    other = replace(result, corrections=(Correction("span", None, 7, "cat", [1.3, 3.6]),))
+    assert spans_of(other)["dog", True] == spans_of(result)["dog", True]
 
 
 def test_a_caption_without_a_score_counts_as_certain() -> None:
