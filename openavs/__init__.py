@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from openavs.exports.supervision import to_supervision as to_supervision
     from openavs.exports.yolo import to_yolo_seg as to_yolo_seg
     from openavs.exports.youtube_vis import to_youtube_vis as to_youtube_vis
-    from openavs.media import open_clip as open_clip, probe as probe, read_audio as read_audio
+    from openavs.media.audio import read_audio as read_audio
+    from openavs.media.clip import open_clip as open_clip, probe as probe
     from openavs.pipeline.pipeline import Pipeline as Pipeline
     from openavs.registry import Registry as Registry
     from openavs.results.result import Result as Result, read_result as read_result

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from openavs.caching.build import load_pipeline
 from openavs.config.recipe import Recipe, load_recipe, override_recipe
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.pipeline.context import RunContext
 from openavs.pipeline.memory_estimate import choose_recipe
 from openavs.pipeline.pipeline import Pipeline, Progress

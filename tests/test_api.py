@@ -23,7 +23,7 @@ from openavs.config.recipe import load_recipe
 from openavs.errors import InputError
 from openavs.exports.base import run_items
 from openavs.exports.registry import FORMATS
-from openavs.media import write_wav
+from openavs.media.audio import write_wav
 from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.pipeline.offload import LazyBackend
 from openavs.pipeline.pipeline import Pipeline

@@ -14,7 +14,7 @@ from PIL import Image
 
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
-from openavs.media import write_wav
+from openavs.media.audio import write_wav
 from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng

@@ -22,7 +22,7 @@ from PIL import Image
 
 from openavs.cli import main as openavs
 from openavs.config.recipe import load_recipe
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.results.serialization import read_result
 from openavs.structures.types import ImageArray

@@ -110,7 +110,7 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     from openavs.jobs.output_dir import open_folder
     from openavs.jobs.shard import run_shard
     from openavs.labeling.open import open_source
-    from openavs.media import open_images
+    from openavs.media.clip import open_images
     from openavs.results.serialization import write_result
 
     source = open_source(str(synthetic_set(folder, options.pool)))

@@ -32,7 +32,8 @@ import numpy as np
 import torch
 from workloads import BOXES, SIZES, Size, in_memory, save_models, standard, tiny_pipeline
 
-from openavs.media import open_clip, write_video
+from openavs.media.clip import open_clip
+from openavs.media.encode import write_video
 from openavs.pipeline.frames import FrameDeduplicator, max_cell_difference
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry

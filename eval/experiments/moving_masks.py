@@ -25,7 +25,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from openavs.media import open_clip, write_video
+from openavs.media.clip import open_clip
+from openavs.media.encode import write_video
 from openavs.structures.masks import mask_to_rle, rle_to_mask
 from openavs.structures.types import BoolMask, FrameResult, ImageArray, Segment
 from openavs.synthetic.datasets import scene_to_clip

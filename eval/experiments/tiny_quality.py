@@ -31,7 +31,7 @@ from openavs.config.recipe import load_recipe
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.metrics.metrics import BinaryMetrics, SemanticMetrics
 from openavs.evaluation.metrics.silence import SilenceMetrics
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.masks import segments_to_label_map, segments_to_mask
 from openavs.structures.types import ClipResult

@@ -18,7 +18,7 @@ from PIL import Image
 
 from openavs.config.recipe import load_recipe
 from openavs.evaluation.metrics.metrics import BinaryMetrics
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.structures.masks import segments_to_mask
 from openavs.structures.types import BoolMask, Clip, ClipResult

@@ -83,7 +83,7 @@ def _download_and_try(
     from openavs.checks.plan import fetch_models
     from openavs.checks.trial import bundled_clip, try_stages
     from openavs.config.recipe import load_recipe, override_recipe
-    from openavs.media import open_clip
+    from openavs.media.clip import open_clip
     from openavs.pipeline.memory_estimate import should_offload
 
     recipe = load_recipe(pipeline, recipe_overrides(list(overrides), offline=offline))

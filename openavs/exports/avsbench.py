@@ -24,7 +24,7 @@ from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.exports.base import Categories, ExportItem, result_frames, sampled_fps
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.media import resample, write_wav
+from openavs.media.audio import resample, write_wav
 from openavs.structures.masks import segments_to_label_map, segments_to_mask
 from openavs.structures.types import ClipResult, FrameResult, ImageArray, Waveform
 from openavs.utils.text import pluralize

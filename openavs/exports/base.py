@@ -94,7 +94,7 @@ def open_source(result: ClipResult, root: Path | None = None, sound: Path | None
     Raises:
         InputError: the source does not exist, or never was a file.
     """
-    from openavs.media import open_clip, probe
+    from openavs.media.clip import open_clip, probe
 
     if result.source is None:
         raise InputError(f"{result.clip} was made in memory, so its frames cannot be read again")

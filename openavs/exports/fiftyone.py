@@ -23,7 +23,8 @@ from openavs import __version__
 from openavs.exports.base import Categories, ExportItem, result_frames
 from openavs.exports.coco import JsonListWriter, coco_box
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.media import probe, write_video
+from openavs.media.clip import probe
+from openavs.media.encode import write_video
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask, ClipResult, Event, FrameResult, Segment
 

@@ -31,7 +31,7 @@ from openavs.evaluation.predictions import labels_folder
 from openavs.exports.avsbench import write_class_indices
 from openavs.exports.base import ExportItem, read_sources, run_benchmark
 from openavs.exports.registry import ExportOptions, ExportSummary
-from openavs.media import read_audio
+from openavs.media.audio import read_audio
 from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
 from openavs.utils.text import pluralize
 from openavs.visualization.colors import voc_palette

@@ -18,7 +18,6 @@ from PIL import Image, ImageFilter
 from openavs.exports.base import ExportItem
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.exports.supervision import AnnotatorPainter
-from openavs.media import write_overlay
 from openavs.media.encode import (
     AudioSource,
     Kind,
@@ -28,6 +27,7 @@ from openavs.media.encode import (
     file_audio,
     write_transparent,
 )
+from openavs.media.remux import write_overlay
 from openavs.structures.masks import segments_to_mask
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult
 from openavs.visualization.moving_masks import MovingMasks

@@ -166,7 +166,7 @@ class ReportSink(Sink):
 
     def write(self, sample: Sample, clip: Clip, output: PredictorOutput, filtered: FilteredResult) -> Mapping[str, str]:
         """Write the video with the masks painted on it, and the report with its video."""
-        from openavs.media import write_overlay
+        from openavs.media.remux import write_overlay
 
         folder = clip_folder(self.job.out, sample.id)
         wanted = set(self.job.options.get("files", RENDERED))
@@ -181,7 +181,7 @@ class ReportSink(Sink):
 
 def render_masks(folder: Path, clip: Clip, result: ClipResult, names: Collection[str]) -> None:
     """Write those of `RENDERED` that are in `names`; the report plays the folder's `video.mp4`, if there is one."""
-    from openavs.media import write_overlay
+    from openavs.media.remux import write_overlay
     from openavs.visualization.colors import palette_of
     from openavs.visualization.overlay import OverlayPainter
     from openavs.visualization.player import MotionRecorder, record_motion

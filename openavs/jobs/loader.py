@@ -11,8 +11,8 @@ from typing import IO
 
 from openavs.errors import InputError
 from openavs.jobs.sample import ByteRange, Sample, locate
-from openavs.media import open_clip, open_images, probe, replacement_sound
-from openavs.media.clip import planned_times
+from openavs.media.audio import replacement_sound
+from openavs.media.clip import open_clip, open_images, planned_times, probe
 from openavs.media.probe import check_file, reading
 from openavs.structures.types import Clip
 from openavs.utils.fs import is_missing

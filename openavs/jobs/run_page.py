@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from openavs.errors import InputError
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.models.catalog import is_only_synthetic
 from openavs.results.serialization import clip_folder, read_result
 from openavs.structures.types import ClipResult

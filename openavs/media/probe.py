@@ -24,14 +24,18 @@ from av.video.stream import VideoStream
 from openavs.errors import InputError
 from openavs.media.limits import (
     DEFAULT_LIMITS,
+    DIRECT_PIXELS,
     MAX_TRACKS,
     OPEN_SECONDS,
+    TRUSTED_CODECS,
     DecodeTimeBudget,
     MediaLimits,
     cap_allocations,
     check_sample_tables,
+    is_trusted_codec,
+    pixel_limit,
+    test_decode,
 )
-from openavs.media.sandbox import DIRECT_PIXELS, TRUSTED_CODECS, is_trusted_codec, pixel_limit, test_decode
 
 # Containers that hold media themselves. Playlists and scripts (hls, dash, concat, image sequences) are excluded,
 # because they make FFmpeg open other files or addresses.

@@ -1,4 +1,4 @@
-"""Child process of `sandbox.py`: decodes a file to its end under a memory limit and reports whether it fits.
+"""Child process of `limits.test_decode`: decodes a file to its end under a memory limit and reports whether it fits.
 
 FFmpeg's decoders treat a failed allocation as damage and continue. The test is therefore the growth of the address
 space: no allocation is larger than `MAX_ALLOCATION`, and the hard limit is that much above the tested one, so an

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from openavs.errors import InputError
 from openavs.exports.base import open_source, read_sources, sampled_fps
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.results.serialization import read_result
 from openavs.search.query import Hit, SearchResult, SoundIndex
 from openavs.structures.types import Box, ClipResult, ImageArray

@@ -20,7 +20,8 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark
 from openavs.evaluation.datasets.base import synthetic_clip_name
 from openavs.evaluation.datasets.tables import CLASSES
-from openavs.media import write_video, write_wav
+from openavs.media.audio import write_wav
+from openavs.media.encode import write_video
 from openavs.structures.masks import mask_to_rle, small_size
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray
 from openavs.synthetic.categories import BY_NAME

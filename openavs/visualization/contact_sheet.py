@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from openavs.errors import InputError
 from openavs.structures.types import ImageArray
-from openavs.visualization.overlay import text_font, truncate_text
+from openavs.visualization.fonts import text_font, truncate_text
 
 _GAP = 4  # pixels between cells
 _MIN_SIDE = 16  # pixels of the shorter side of a cell; below it nothing is recognizable

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.media import write_overlay
+from openavs.media.remux import write_overlay
 from openavs.models.catalog import is_only_synthetic
 from openavs.structures.types import Clip, ClipResult, Frame, FrameResult
 from openavs.visualization.colors import Palette, palette_of

@@ -8,19 +8,19 @@ from functools import lru_cache
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
 from openavs.models.catalog import is_only_synthetic
 from openavs.structures.masks import RLE, rle_to_mask
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment
 from openavs.visualization.colors import DISTINCT, RGB, Palette, palette_of, text_color
+from openavs.visualization.fonts import text_font, truncate_text
 from openavs.visualization.moving_masks import MovingMasks
 
 SYNTHETIC = "synthetic demo model"
 _ALPHA = 0.45  # opacity of a mask, so that the object below remains recognizable
 _NUMBER_ALPHA = 0.1  # of a numbered mask, whose contour counts
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _Rectangle = tuple[int, int, int, int]
 
 
@@ -252,26 +252,8 @@ def _square(radius: int) -> npt.NDArray[np.uint8]:
 # --------------------------------------------------------------------------------------------------------- text
 
 
-@lru_cache(maxsize=8)
-def text_font(size: int) -> Font:
-    """Return the font of all pictures, at a height in pixels."""
-    return ImageFont.load_default(size)
-
-
 def _text_size(width: int, height: int, scale: float) -> int:
     return int(np.clip(round(scale * min(width, height) / 22), 10, 200))
-
-
-def truncate_text(text: str, font: Font, max_width: float) -> str:
-    """Return the text in one line, truncated to fit; empty if not even three letters do."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[:200]).split())
-    if font.getlength(line) <= max_width:
-        return line
-    while len(line) > 3:
-        line = line[:-1].rstrip()
-        if font.getlength(line + "...") <= max_width:
-            return line + "..."
-    return ""
 
 
 def _draw_label(

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from openavs.media import probe, write_overlay
+from openavs.media.clip import probe
+from openavs.media.remux import write_overlay
 from openavs.results.result import Result
 from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, result_from_json, result_to_json
 from openavs.structures.masks import segments_to_label_map

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from openavs.corrections.apply import link_tracks
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.models.catalog import is_only_synthetic
 from openavs.results.result import Result
 from openavs.visualization.colors import palette_of

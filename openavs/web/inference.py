@@ -21,7 +21,8 @@ from openavs.caching.wrappers import with_cache
 from openavs.config import resources
 from openavs.config.recipe import Recipe, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, ModelError
-from openavs.media import MediaLimits, open_clip, probe
+from openavs.media.clip import open_clip, probe
+from openavs.media.limits import MediaLimits
 from openavs.models.catalog import find_known_model, is_only_synthetic
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS
 from openavs.models.hub import resolve

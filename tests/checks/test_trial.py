@@ -21,7 +21,7 @@ from openavs.checks.recipe_check import check_vocabulary
 from openavs.cli.check import _download_and_try
 from openavs.config.recipe import StudentConfig, load_recipe
 from openavs.errors import InputError
-from openavs.media import write_video
+from openavs.media.encode import write_video
 from openavs.models.device import resolve_device
 from openavs.pipeline.offload import OffloadManager, lazy_stages
 from openavs.synthetic.datasets import write_clip

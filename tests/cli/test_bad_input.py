@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from openavs.cli import main
-from openavs.media import probe
+from openavs.media.clip import probe
 from openavs.structures.types import ImageArray
 from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import write_recipe

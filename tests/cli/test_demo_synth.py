@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from openavs.media import probe, read_audio
+from openavs.media.audio import read_audio
+from openavs.media.clip import probe
 
 Run = Callable[..., Any]
 

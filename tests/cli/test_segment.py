@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 
 from openavs.config.recipe import load_recipe
-from openavs.media import probe, read_audio, write_video, write_wav
+from openavs.media.audio import read_audio, write_wav
+from openavs.media.clip import probe
+from openavs.media.encode import write_video
 from openavs.pipeline.memory_estimate import estimate_memory
 from openavs.pipeline.offload import OffloadManager
 from openavs.pipeline.pipeline import Pipeline

@@ -18,7 +18,7 @@ from openavs.jobs.checkpoint import read_completion
 from openavs.jobs.job import RENDERED
 from openavs.jobs.manifest import read_manifest
 from openavs.jobs.run import save_result
-from openavs.media import open_clip, probe
+from openavs.media.clip import open_clip, probe
 from openavs.results.serialization import read_result, write_result
 from openavs.structures.types import Caption, Prompt, Verdict
 from openavs.utils.fs import stamp_file

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from openavs.config.recipe import load_recipe
-from openavs.media import write_wav
+from openavs.media.audio import write_wav
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 

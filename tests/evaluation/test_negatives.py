@@ -19,7 +19,7 @@ from openavs.evaluation.datasets.tables import S4_CATEGORIES
 from openavs.evaluation.evaluator import evaluate
 from openavs.evaluation.negatives import KINDS, fpr_figures, negative_split, offscreen_pairs
 from openavs.evaluation.predictor import Predictor
-from openavs.media import read_audio, replacement_sound
+from openavs.media.audio import read_audio, replacement_sound
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Clip, ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import write_layout

@@ -20,7 +20,7 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.tables import BASE, CLASSES, NOVEL
 from openavs.evaluation.scorer import BenchmarkScores, score, write_scores
-from openavs.media import write_wav
+from openavs.media.audio import write_wav
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import write_layout
 from tests.slow_metrics import slow_curve, slow_j, slow_official, slow_open_vocabulary, slow_semantic_figures

@@ -20,7 +20,7 @@ from openavs.evaluation.predictor import to_sample
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import score
 from openavs.jobs.loader import ClipLoader
-from openavs.media import write_wav
+from openavs.media.audio import write_wav
 from openavs.structures.types import Waveform
 
 PICTURE = np.array([[1, 1, 1, 1, 0, 0, 2, 2, 2, 2], [3, 3, 0, 0, 0, 0, 0, 0, 0, 0]], dtype=np.uint8)

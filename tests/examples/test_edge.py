@@ -16,7 +16,7 @@ import torch
 from openavs.config.recipe import load_recipe
 from openavs.errors import ModelError
 from openavs.evaluation.metrics.metrics import BinaryMetrics
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.captioners.base import Captioner
 from openavs.stages.detectors.base import Detector

@@ -11,7 +11,7 @@ import pytest
 
 from openavs.exports.base import ExportItem, open_source
 from openavs.jobs.run import save_result
-from openavs.media import write_video
+from openavs.media.encode import write_video
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import (
     BoolMask,

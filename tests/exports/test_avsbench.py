@@ -17,7 +17,7 @@ from openavs.evaluation.scorer import score
 from openavs.exports.avsbench import clip_chunks, to_label_map
 from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
-from openavs.media import read_audio
+from openavs.media.audio import read_audio
 from openavs.structures.masks import segments_to_mask
 from openavs.structures.types import ClipResult
 from tests.exports.conftest import LEFT, SIZE, by_hand, pair, ring

@@ -16,7 +16,7 @@ from PIL import Image
 
 from openavs.exports.base import Categories, ExportItem, open_source, run_items
 from openavs.exports.registry import ExportOptions, export
-from openavs.media import probe
+from openavs.media.clip import probe
 from openavs.results.serialization import read_result
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import BoolMask

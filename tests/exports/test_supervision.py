@@ -12,7 +12,7 @@ from openavs.errors import InputError
 from openavs.exports.base import Categories, run_items
 from openavs.exports.registry import ExportOptions, export
 from openavs.exports.supervision import STYLES, AnnotatorPainter, to_supervision
-from openavs.media import open_clip, probe
+from openavs.media.clip import open_clip, probe
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import ClipResult, ImageArray
 from openavs.visualization.colors import DISTINCT

@@ -23,7 +23,7 @@ from openavs.evaluation.predictor import gray_png
 from openavs.exports.base import Categories
 from openavs.exports.registry import ExportOptions, ExportSummary, export as write_export
 from openavs.exports.training_tree import log_mel_tensor
-from openavs.media import read_audio, write_wav
+from openavs.media.audio import read_audio, write_wav
 from openavs.media.log_mel import examples
 from openavs.results.serialization import palette_png
 from openavs.structures.types import Waveform

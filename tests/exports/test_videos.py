@@ -16,7 +16,7 @@ from PIL import Image
 from openavs.errors import InputError
 from openavs.exports.base import Categories, ExportItem, run_items
 from openavs.exports.registry import ExportOptions, export
-from openavs.media import read_audio
+from openavs.media.audio import read_audio
 from openavs.media.encode import TimedImage, write_transparent
 from openavs.structures.types import ImageArray
 from tests.exports.conftest import FPS, LEFT, RIGHT, SIZE, pair, ring

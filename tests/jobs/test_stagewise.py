@@ -19,7 +19,7 @@ from openavs.jobs.checkpoint import ShardJournal, journal_path
 from openavs.jobs.job import ClipFinished, ShardSpec
 from openavs.jobs.shard import run_shard
 from openavs.jobs.worker import ShardWorker, memory_share
-from openavs.media import write_video
+from openavs.media.encode import write_video
 from openavs.pipeline.offload import lazy_stages
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
-from openavs.media import open_clip, probe, read_audio, write_overlay
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, probe
 from openavs.media.encode import clip_audio, clip_images
+from openavs.media.remux import write_overlay
 
 
 class _Said(logging.Handler):

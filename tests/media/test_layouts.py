@@ -37,7 +37,8 @@ LEFT, RIGHT, CENTER, LFE, SIDE_LEFT, SIDE_RIGHT = range(1, 7)  # as a `chan` box
 READ = """
 import json, sys
 from pathlib import Path
-from openavs.media import probe, read_audio
+from openavs.media.audio import read_audio
+from openavs.media.clip import probe
 for path in sorted(Path(sys.argv[1]).iterdir()):
     info, heard = probe(path), read_audio(path)
     print(json.dumps([path.name, info.audio_channels, round(heard.duration, 2), heard.dbfs]), flush=True)

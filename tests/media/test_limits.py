@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, write_overlay
+from openavs.media import limits
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, probe
 from openavs.media.encode import TimedImage, write_transparent
+from openavs.media.limits import MediaLimits
+from openavs.media.remux import write_overlay
 from tests.media.corpus_bytes import huge, wav
 from tests.media.corpus_streams import many_tracks, plain, stamped
 from tests.media_files import gray

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, open_clip, open_images, probe
-from openavs.media.clip import planned_times
+from openavs.media.clip import open_clip, open_images, planned_times, probe
+from openavs.media.limits import MediaLimits
 from openavs.structures.types import Clip
 from tests.media_files import corner_names, corners, gray, make_media, tone, which
 

@@ -13,7 +13,9 @@ import pytest
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, open_clip, probe, read_audio
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, probe
+from openavs.media.limits import MediaLimits
 from tests.media_files import gray, make_media, tone
 
 

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, audio as sound, open_clip, read_audio, resample, write_wav
+from openavs.media import audio as sound
+from openavs.media.audio import read_audio, resample, write_wav
+from openavs.media.clip import open_clip
+from openavs.media.limits import MediaLimits
 from openavs.structures.types import Waveform
 from tests.media_files import gray, make_media, tone
 

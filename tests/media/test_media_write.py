@@ -11,7 +11,10 @@ import pytest
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.media import open_clip, probe, read_audio, write_overlay, write_video
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, probe
+from openavs.media.encode import write_video
+from openavs.media.remux import write_overlay
 from openavs.structures.types import Clip, Frame, ImageArray, Waveform
 from tests.media_files import corner_names, corners, gray, make_media, tone, which
 

@@ -18,8 +18,8 @@ from typing import Any
 import av
 import pytest
 
-from openavs.media import open_clip, probe
 from openavs.media.audio import SLACK
+from openavs.media.clip import open_clip, probe
 from openavs.structures.types import Clip
 from tests.media.truth import RATES, Rate, constant, picture_errors, picture_offsets, sound_offset, write_truth
 

@@ -13,7 +13,7 @@ import pytest
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import ModelError, OpenAVSError
-from openavs.media import write_video
+from openavs.media.encode import write_video
 from openavs.pipeline.lockfile import ModelLockfile, add_to_lock, load_lock, pin_recipe
 from openavs.structures.types import Waveform
 from tests.conftest import ROOT

@@ -12,7 +12,8 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import CLASSES, S4_CATEGORIES
-from openavs.media import open_clip, probe, read_audio
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, probe
 from openavs.structures.masks import RLE, rle_to_mask
 from openavs.synthetic.datasets import write_clip, write_layout
 from openavs.synthetic.scenes import sample_scene

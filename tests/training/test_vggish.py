@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
 from openavs.errors import InputError, ModelError
-from openavs.media import write_video
+from openavs.media.encode import write_video
 from openavs.media.log_mel import examples, log_mel
 from openavs.models.convert import convert
 from openavs.structures.types import Waveform

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.media import open_clip, write_video
+from openavs.media.clip import open_clip
+from openavs.media.encode import write_video
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import BoolMask, ClipResult, FrameResult, Rejection, Segment
 from openavs.visualization.colors import DISTINCT, palette_of

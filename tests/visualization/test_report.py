@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from openavs.media import open_clip, probe, write_video
+from openavs.media.clip import open_clip, probe
+from openavs.media.encode import write_video
 from openavs.results.result import Result
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import (

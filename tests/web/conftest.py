@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.media import write_wav
+from openavs.media.audio import write_wav
 from openavs.structures.types import Waveform
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene

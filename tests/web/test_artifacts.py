@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from openavs.media import probe
+from openavs.media.clip import probe
 from openavs.results.result import Result
 from openavs.results.serialization import result_from_json
 from openavs.structures.masks import rle_to_mask

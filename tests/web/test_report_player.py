@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from openavs.api import load
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.results.result import Result
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Caption, ClipResult, Frame, FrameResult, Rejection, Segment

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.media import write_video
+from openavs.media.encode import write_video
 from openavs.web import ServerConfig
 from openavs.web.inference import SegmentRequest, open_request, parse_threshold, parse_vocabulary
 from tests.web.conftest import CONFIG

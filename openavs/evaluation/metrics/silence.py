@@ -15,7 +15,7 @@ import numpy.typing as npt
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Masks
 from openavs.evaluation.metrics.functional import Figures
-from openavs.media import read_audio
+from openavs.media.audio import read_audio
 from openavs.structures.types import BoolMask, Waveform
 from openavs.utils.fs import is_missing
 

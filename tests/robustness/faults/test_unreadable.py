@@ -21,7 +21,7 @@ from openavs.errors import InputError
 from openavs.jobs.loader import ClipError, ClipLoader
 from openavs.jobs.shard import run_shard
 from openavs.labeling.open import open_source
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.structures.types import Clip, ClipResult
 from openavs.synthetic.datasets import write_layout
 from tests.conftest import Outcome

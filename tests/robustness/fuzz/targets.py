@@ -372,7 +372,7 @@ def picture(data: bytes) -> None:
 
 def sound(data: bytes) -> None:
     """A WAVE file."""
-    from openavs.media import read_audio
+    from openavs.media.audio import read_audio
 
     read_audio(_file("s.wav", data))
 
@@ -479,7 +479,7 @@ def _weights() -> bytes:
 
 
 def _wave() -> bytes:
-    from openavs.media import write_wav
+    from openavs.media.audio import write_wav
     from openavs.structures.types import Waveform
 
     write_wav(SCRATCH / "seed.wav", Waveform(np.zeros(800, np.float32), 8000))

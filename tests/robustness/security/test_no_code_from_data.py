@@ -18,7 +18,7 @@ EXCEPTIONS = {
     ("openavs/visualization/plots.py", "xml"): "the SVG that matplotlib has just written, never a file",
     ("openavs/utils/plugins.py", "code file"): "a recipe's `use: ./file.py:Class`, which its user wrote or trusts",
     (
-        "openavs/media/sandbox.py",
+        "openavs/media/limits.py",
         "process",
     ): "runs this package's own decoding of one file, in a child",
 }

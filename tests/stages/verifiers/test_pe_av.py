@@ -21,7 +21,7 @@ from transformers import AutoProcessor, PeAudioVideoModel
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, InvalidOutputError, ModelError
-from openavs.media import open_clip
+from openavs.media.clip import open_clip
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import Registry
 from openavs.stages.verifiers.base import TemporalVerifier

@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.media import MediaLimits, limits, open_clip, probe, read_audio, sandbox as trial
+from openavs.media import limits
+from openavs.media.audio import read_audio
+from openavs.media.clip import open_clip, probe
+from openavs.media.limits import MediaLimits
 from tests.media.corpus_bytes import png_video
 from tests.media.corpus_streams import plain
 from tests.media.test_hostile import tried
@@ -28,9 +31,9 @@ GIGABYTE = MediaLimits(max_memory=1 << 30)
 @pytest.fixture(autouse=True)
 def nothing_tried() -> Iterator[None]:
     """No test knows what another one has tried."""
-    trial._problem.cache_clear()
+    limits._problem.cache_clear()
     yield
-    trial._problem.cache_clear()
+    limits._problem.cache_clear()
 
 
 def tiny_precincts(path: Path, side: int) -> Path:
@@ -67,7 +70,7 @@ def test_a_kilobyte_that_needs_a_gigabyte_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"greedy\.mov \(jpeg2000\) takes more memory to decode than the limit of"):
             read(path, limits=GIGABYTE)
     assert resident() - before < 100
-    assert trial._problem.cache_info().misses == 1, "it is tried once"
+    assert limits._problem.cache_info().misses == 1, "it is tried once"
 
 
 def test_a_rare_codec_and_large_pictures_are_tried_and_decoded(tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_a_rare_codec_and_large_pictures_are_tried_and_decoded(tmp_path: Path) -
     assert open_clip(large).size == (3200, 3200)
     with pytest.raises(InputError, match="over the limit of"):
         open_clip(large, limits=MediaLimits(max_pixels=1_000_000))
-    assert trial._problem.cache_info().misses == 3
+    assert limits._problem.cache_info().misses == 3
 
 
 def test_what_nearly_all_files_are_made_of_costs_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,8 +105,8 @@ def test_what_nearly_all_files_are_made_of_costs_no_process(tmp_path: Path, monk
 def test_a_transport_stream_is_looked_at_in_a_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = plain(tmp_path / "a.ts")
     assert len(list(open_clip(path).frames(None))) > 0
-    assert trial._problem.cache_info().misses == 1
-    trial._problem.cache_clear()
+    assert limits._problem.cache_info().misses == 1
+    limits._problem.cache_clear()
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(InputError, match=r"a\.ts ends the process that decodes it"):
         open_clip(path)
@@ -122,7 +125,7 @@ def test_a_decoder_that_never_ends_is_killed(tmp_path: Path, monkeypatch: pytest
     path = make_media(tmp_path / "a.mov", [gray(0)], codec="jpeg2000", pix_fmt="rgb24")
     for name in ("DECODE_SECONDS", "DECODE_SECONDS_PER_MEGABYTE"):
         monkeypatch.setattr(limits, name, 0.0)
-    monkeypatch.setattr(trial, "STARTUP_SECONDS", 0.01)
+    monkeypatch.setattr(limits, "STARTUP_SECONDS", 0.01)
     with pytest.raises(InputError, match="is not decoded within 0 s"):
         open_clip(path)
 
@@ -151,4 +154,4 @@ def test_modest_decoders_stay_below_the_limit_at_their_largest(
     done = tried(tmp_path, [{"name": "a.mkv", "path": "a.mkv"}])["a.mkv"]
     assert done["outcome"] == "clip", done
     a_pixel = (done["megabytes"] - done["base"]) * 2**20 / (832 * 1344)
-    assert a_pixel * wider * trial.DIRECT_PIXELS < MediaLimits().max_memory
+    assert a_pixel * wider * limits.DIRECT_PIXELS < MediaLimits().max_memory
