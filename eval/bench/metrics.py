@@ -152,7 +152,7 @@ def measure_avss(frames: int, repeats: int) -> dict[str, Any]:
 def measure_palette(frames: int, repeats: int) -> dict[str, Any]:
     """Compare the decoding of color masks."""
     from openavs.evaluation.datasets.mask_io import decode_palette
-    from openavs.visualization.colors import voc_palette
+    from openavs.structures.masks import voc_palette
 
     rng = np.random.default_rng(2)
     colors = voc_palette()[:CLASSES]

@@ -9,9 +9,7 @@ resumed.
 from __future__ import annotations
 
 import logging
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +17,7 @@ from openavs.caching.store import StageCache, cache_folder
 from openavs.caching.wrappers import CachedTranslator, with_cache
 from openavs.config.recipe import Recipe, stage_of
 from openavs.errors import InputError
-from openavs.models.device import is_out_of_memory
+from openavs.models.device import is_out_of_memory, set_threads
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.lockfile import load_lock, pin_recipe
 from openavs.pipeline.memory_estimate import should_offload
@@ -93,31 +91,6 @@ def load_pipeline(cls: type[AnyPipeline], recipe: Recipe, held: BackendCache | N
     if not held and should_offload(recipe):
         held.update(lazy_stages(recipe)[1])
     return cls.from_recipe(recipe, held)
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the CPU threads of torch, if it is imported."""
-    if threads is not None and "torch" in sys.modules:
-        import torch
-
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-
-
-@contextmanager
-def torch_threads(threads: int) -> Iterator[None]:
-    """Set the CPU threads of torch, if it is imported, inside the block."""
-    if "torch" not in sys.modules:
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    set_threads(threads)
-    try:
-        yield
-    finally:
-        set_threads(before)
 
 
 class StagedSchedule:

@@ -79,7 +79,8 @@ def evaluate(
     from openavs.evaluation.benchmark import load_benchmark, open_dataset
     from openavs.evaluation.evaluator import adapt_recipe, evaluate as run_evaluation, recipe_predictor
     from openavs.evaluation.negatives import parse_kinds
-    from openavs.jobs.worker import memory_share, visible_gpus
+    from openavs.jobs.executors.local import LocalExecutor
+    from openavs.models.device import memory_share, visible_gpus
 
     configure_logging(quiet=quiet, verbose=verbose)
     if compare is not None:
@@ -90,6 +91,7 @@ def evaluate(
     card, dataset = load_benchmark(benchmark), open_dataset(benchmark, root, split)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
+    executor = LocalExecutor(workers, visible_gpus(recipe.device)) if workers > 1 else None
     if recipe.student is None:
         folder, builder = stage_cache(cache), Builder(lock, stage_cache(cache))
         is_new = overwrite or not (out / "run.json").exists()
@@ -100,8 +102,8 @@ def evaluate(
             return builder(fit)
 
         predictor = recipe_predictor(recipe, dataset, card, build, lock=lock, cache=folder)
-        if workers > 1 and is_new:  # which build the pipeline themselves
-            share = memory_share(workers, visible_gpus(recipe.device))
+        if executor is not None and is_new:  # its workers build the pipeline themselves
+            share = memory_share(workers, executor.devices)
             print_plan(adapt_recipe(recipe, dataset, card), frames, share, lock=lock, quiet=quiet)
     else:
         from openavs.training.inference import student_predictor
@@ -117,7 +119,7 @@ def evaluate(
             limit=limit,
             allow_missing=allow_missing,
             overwrite=overwrite,
-            workers=workers,
+            executor=executor,
             negatives=kinds,
             command=command_line(),
             progress=progress,
@@ -283,7 +285,7 @@ def score(
     from openavs.evaluation.benchmark import open_dataset
     from openavs.evaluation.evaluator import count_corrected
     from openavs.evaluation.negatives import negative_split, negatives_report, parse_folders, score_negatives
-    from openavs.evaluation.predictor import folder_names
+    from openavs.evaluation.predictions import folder_names
     from openavs.evaluation.scorer import score as score_masks, write_scores
 
     configure_logging(quiet=quiet, verbose=verbose)

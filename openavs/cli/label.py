@@ -200,7 +200,7 @@ def _request(
 def _executor(name: ExecutorName, workers: int | None, device: str, stall_timeout: float | None) -> Executor:
     from openavs.jobs.executors.local import LocalExecutor
     from openavs.jobs.executors.ray import RayExecutor
-    from openavs.jobs.worker import default_workers, visible_gpus
+    from openavs.models.device import default_workers, visible_gpus
 
     if name is ExecutorName.ray:
         return RayExecutor(workers, stall_timeout=stall_timeout)
@@ -211,7 +211,7 @@ def _executor(name: ExecutorName, workers: int | None, device: str, stall_timeou
 def _memory_share(executor: Executor) -> float:
     """Return the part of its device's memory that a worker may use; Ray assigns whole devices or known parts."""
     from openavs.jobs.executors.local import LocalExecutor
-    from openavs.jobs.worker import memory_share
+    from openavs.models.device import memory_share
 
     return memory_share(executor.workers, executor.devices) if isinstance(executor, LocalExecutor) else 1.0
 

@@ -167,16 +167,17 @@ def _run(
     from openavs.cli.jobs import missing_listed, print_plan, report_changed, stage_cache
     from openavs.cli.output import job_progress, progress_bar
     from openavs.jobs.executors.base import Executor
-    from openavs.jobs.executors.local import InlineExecutor, LocalExecutor, no_pipeline
-    from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job, import_name
+    from openavs.jobs.executors.local import LocalExecutor
+    from openavs.jobs.job import PIPELINE_BUILDER, REPORT_SINK, STUDENT_BUILDER, Job, import_name
     from openavs.jobs.loader import count_frames
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import open_folder, pending_samples, reopen_changed
     from openavs.jobs.progress import JobProgress
-    from openavs.jobs.run import REPORT_SINK, run_job
+    from openavs.jobs.run import run_job
     from openavs.jobs.run_page import NAME as PAGE, write_run_page
     from openavs.jobs.sample import Sample, file_size
-    from openavs.jobs.worker import default_threads, memory_share, visible_gpus
+    from openavs.jobs.shard import InlineExecutor, no_pipeline
+    from openavs.models.device import default_threads, memory_share, visible_gpus
     from openavs.pipeline.lockfile import load_lock, pin_recipe
 
     classes = tuple(recipe.vocabulary or ())

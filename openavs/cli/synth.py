@@ -110,14 +110,14 @@ def demo(
     from openavs.cli.output import progress_bar
     from openavs.config.recipe import load_recipe
     from openavs.errors import InputError
-    from openavs.jobs.executors.local import InlineExecutor
-    from openavs.jobs.job import Job
+    from openavs.jobs.job import REPORT_SINK, Job
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import clear_folder, open_folder
     from openavs.jobs.progress import JobProgress
-    from openavs.jobs.run import REPORT_SINK, run_job
+    from openavs.jobs.run import run_job
     from openavs.jobs.sample import Sample, file_size
-    from openavs.jobs.worker import default_threads
+    from openavs.jobs.shard import InlineExecutor
+    from openavs.models.device import default_threads
     from openavs.results.serialization import read_result
     from openavs.synthetic.datasets import write_clip
     from openavs.synthetic.scenes import sample_scene

@@ -33,7 +33,7 @@ SAME_IOU = 0.5
 """Segments without a track are the same object from this IoU of their masks on."""
 
 _THREADS = threading.Lock()  # byte-range locks do not exclude threads of one process
-_SINKS = {"label": "openavs.labeling.label_sink:LabelSink", "evaluate": "openavs.evaluation.predictor:PredictionSink"}
+_SINKS = {"label": "openavs.labeling.label_sink:LabelSink", "evaluate": "openavs.evaluation.predictions:PredictionSink"}
 
 
 def utc_now() -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from openavs.caching.build import StagedSchedule, build_pipeline
 from openavs.config.recipe import Recipe, recipe_from_dict
@@ -31,7 +31,8 @@ from openavs.evaluation.negatives import (
     score_negatives,
     write_pairs,
 )
-from openavs.evaluation.predictor import Failures, PredictionRun, PredictionSink, Predictor, folder_names, predict
+from openavs.evaluation.predictions import PredictionSink, folder_names
+from openavs.evaluation.predictor import Failures, PredictionRun, Predictor, predict
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import BenchmarkScores, score
 from openavs.jobs.checkpoint import read_timings
@@ -39,6 +40,9 @@ from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.serialization import is_corrected, json_bytes
 from openavs.stages.vocabulary import plain_key
 from openavs.utils.fs import atomic_write
+
+if TYPE_CHECKING:
+    from openavs.jobs.executors.local import LocalExecutor
 
 _VERSIONS = ("openavs", "git", "packages", "python", "platform")
 _REPORTS = ("report.json", "report.html", "per_clip.csv")
@@ -64,7 +68,7 @@ def evaluate(
     limit: int | None = None,
     allow_missing: bool = False,
     overwrite: bool = False,
-    workers: int = 1,
+    executor: LocalExecutor | None = None,
     negatives: Sequence[str] = (),
     command: str = "",
     progress: Progress | None = None,
@@ -80,7 +84,7 @@ def evaluate(
         limit: Number of clips that are taken; the report says so.
         allow_missing: Score although clips failed; they count as empty.
         overwrite: Remove the earlier results first.
-        workers: Processes; one: this process.
+        executor: Runs the clips in worker processes; None: in this process.
         negatives: Kinds of sounds that replace those of the clips, in further runs (`negatives.KINDS`).
         command: The command line that the report names.
         progress: Called with `clips` and their numbers, and as `score` calls it.
@@ -92,13 +96,13 @@ def evaluate(
         predictor = replace(predictor, build=cache(predictor.build))  # all runs share the loaded models
     if overwrite:
         _remove_reports(out)
-    run = predict(predictor, chosen, out, names=names, overwrite=overwrite, workers=workers, progress=progress)
+    run = predict(predictor, chosen, out, names=names, overwrite=overwrite, executor=executor, progress=progress)
     _remove_reports(out)
     failed = dict(run.failed)
     for kind, split in splits.items():
         part = replace(split.dataset, clips=split.dataset.clips[:limit])
         folder = out / NEGATIVES / kind
-        own = predict(predictor, part, folder, names=names, overwrite=overwrite, workers=workers, progress=progress)
+        own = predict(predictor, part, folder, names=names, overwrite=overwrite, executor=executor, progress=progress)
         if split.pairs:
             write_pairs(folder / "pairs.csv", split.pairs)
         failed |= {f"{clip} with {TITLES[kind]}": reason for clip, reason in own.failed.items()}

@@ -25,10 +25,9 @@ from openavs.evaluation.datasets.tables import CLASSES
 from openavs.exports.base import Categories, ExportItem, result_frames, sampled_fps
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media.audio import resample, write_wav
-from openavs.structures.masks import segments_to_label_map, segments_to_mask
+from openavs.structures.masks import segments_to_label_map, segments_to_mask, voc_palette
 from openavs.structures.types import ClipResult, FrameResult, ImageArray, Waveform
 from openavs.utils.text import pluralize
-from openavs.visualization.colors import voc_palette
 
 SIDE = 224  # pixels of AVSBench-object's frames and masks; the aspect ratio is not kept
 RATE = 16000  # Hz

@@ -33,8 +33,8 @@ from openavs.exports.base import ExportItem, read_sources, run_benchmark
 from openavs.exports.registry import ExportOptions, ExportSummary
 from openavs.media.audio import read_audio
 from openavs.media.log_mel import BANDS, EXAMPLE, Floats, examples
+from openavs.structures.masks import voc_palette
 from openavs.utils.text import pluralize
-from openavs.visualization.colors import voc_palette
 
 SECONDS = 5  # of the clips of S4 and MS3
 

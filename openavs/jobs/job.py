@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
+from openavs.caching.store import StageCache
+from openavs.config.recipe import recipe_from_dict
 from openavs.jobs.sample import Sample
 from openavs.results.filters import FilteredResult
 from openavs.results.serialization import Values, clip_folder
+from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip, ClipResult, ImageArray
 from openavs.utils.fs import stamp_file
 
 PIPELINE_BUILDER = "openavs.caching.build:build_pipeline"
 STUDENT_BUILDER = "openavs.training.inference:build_student"
+REPORT_SINK = "openavs.jobs.job:ReportSink"
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,19 @@ class ProbabilisticResult:
     probability: ImageArray
 
 
+@runtime_checkable
+class WindowedPipeline(Protocol):
+    """A pipeline that captions and translates a window of clips in advance (`caching/build.py`)."""
+
+    window: int
+
+    def run_captioner(self, clip: Clip) -> Request:
+        """Caption a clip and return its request to the translator."""
+
+    def run_translator(self, requests: Sequence[Request]) -> None:
+        """Translate the requests of a window."""
+
+
 VIDEO_SIDE = 960  # pixels of the longest side of the report's video
 
 PredictorOutput = ClipResult | ProbabilisticResult
@@ -196,3 +214,46 @@ def render_masks(folder: Path, clip: Clip, result: ClipResult, names: Collection
         video = "video.mp4" if (folder / "video.mp4").is_file() else None
         frames = clip.frames(report_frames(result))
         write_report(folder / "report.html", result, frames, clip.audio, clip.duration, video, moving)
+
+
+def build(job: Job) -> tuple[Any, StageCache | None]:
+    """Build the pipeline of a job; returns it with its stage cache.
+
+    Raises:
+        OpenAVSError: the recipe or one of its models cannot be used.
+    """
+    recipe = recipe_from_dict(dict(job.recipe), base=job.base)
+    built: tuple[Any, StageCache | None] = import_name(job.builder)(
+        recipe,
+        lock=job.lock,
+        schedule=job.schedule,
+        cache=job.cache,
+        scratch=job.out / "work" / "stages",
+        window=job.window,
+        threads=job.threads,
+        share=job.share,
+    )
+    return built
+
+
+def models_of(predict: Any) -> dict[str, Any]:
+    """Return what the model references of a pipeline, or of one of its methods, resolved to."""
+    owner = predict if hasattr(predict, "models") else getattr(predict, "__self__", None)
+    return dict(getattr(owner, "models", {}))
+
+
+class CacheCounter:
+    """Hits and misses of a stage cache since the last call."""
+
+    def __init__(self, cache: StageCache | None) -> None:
+        self.cache = cache
+        self._known: Counter[str] = Counter()
+
+    def __call__(self) -> dict[str, int]:
+        """Return the counts since the last call, such as `{"captioner hits": 1}`."""
+        if self.cache is None:
+            return {}
+        counts = Counter({f"{stage} {what}": count for (stage, what), count in dict(self.cache.counts).items()})
+        new = counts - self._known
+        self._known = counts
+        return dict(sorted(new.items()))

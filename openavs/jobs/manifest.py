@@ -362,3 +362,14 @@ def _read(path: Path) -> bytes:
         return read_regular(path)
     except FileNotFoundError:
         return b""
+
+
+def shard_samples(spec: ShardSpec) -> list[Sample]:
+    """Read the clips of a shard from its lines in the manifest."""
+    path = spec.job.out / LINES
+    with path.open("rb") as file:
+        file.seek(spec.offset)
+        lines = file.read(spec.size)
+    if len(lines) != spec.size:
+        raise InputError(f"{path} was cut short while the job ran; run the same command again, which rewrites it")
+    return [line_to_sample(line) for line in lines.splitlines()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -15,17 +16,30 @@ from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from openavs.caching.build import StagedSchedule
+from openavs.caching.store import StageCache
 from openavs.errors import InputError, InvalidOutputError, ModelError, OutOfMemoryError
 from openavs.jobs.checkpoint import ShardJournal, complete, journal_path, read_completion, save_timings
 from openavs.jobs.event_log import append
+from openavs.jobs.executors.base import ProgressListener
 from openavs.jobs.index import failed_row, finished_row
-from openavs.jobs.job import ClipFinished, Job, PredictorOutput, ProbabilisticResult, ShardSpec, Sink, import_name
+from openavs.jobs.job import (
+    CacheCounter,
+    ClipFinished,
+    Job,
+    PredictorOutput,
+    ProbabilisticResult,
+    ShardSpec,
+    Sink,
+    WindowedPipeline,
+    build,
+    import_name,
+    models_of,
+)
 from openavs.jobs.loader import ClipError, ClipLoader
 from openavs.jobs.locks import FIRST_SHARD, JOB, claim, release
-from openavs.jobs.manifest import LINES
-from openavs.jobs.sample import Row, Sample, line_to_sample
-from openavs.models.device import translate_oom_errors
+from openavs.jobs.manifest import shard_samples
+from openavs.jobs.sample import Row, Sample
+from openavs.models.device import torch_threads, translate_oom_errors
 from openavs.results.serialization import clip_folder, refuse_other_folder, result_files
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip, ClipResult
@@ -79,7 +93,7 @@ def run_shard(
 
     Args:
         spec: The shard.
-        predict: The pipeline. The clips of a window of a `StagedSchedule` are captioned and translated first.
+        predict: The pipeline. The clips of a window of a `WindowedPipeline` are captioned and translated first.
         on_clip: Called after every clip, from the thread that writes.
         stop: Called before every clip; True ends the loop.
 
@@ -97,24 +111,13 @@ def run_shard(
     return loop.completions.get(spec.number)
 
 
-def read_samples(spec: ShardSpec) -> list[Sample]:
-    """Read the clips of a shard from its lines in the manifest."""
-    path = spec.job.out / LINES
-    with path.open("rb") as file:
-        file.seek(spec.offset)
-        lines = file.read(spec.size)
-    if len(lines) != spec.size:
-        raise InputError(f"{path} was cut short while the job ran; run the same command again, which rewrites it")
-    return [line_to_sample(line) for line in lines.splitlines()]
-
-
 class _Shard:
     """A shard under way: its lock, its journal, and the number of its clips that are not finished."""
 
     def __init__(self, spec: ShardSpec, fps: float) -> None:
         out = spec.job.out
         self.spec, self.out = spec, out
-        self.samples = read_samples(spec)
+        self.samples = shard_samples(spec)
         self.scratch = journal_path(out, spec.number).with_suffix("")
         self.loader = ClipLoader(spec.job.root, self.scratch, fps)
         shutil.rmtree(self.scratch, ignore_errors=True)  # from a run that was killed
@@ -182,7 +185,7 @@ class ClipLoop:
     def run(self, specs: Iterable[ShardSpec]) -> bool:
         """Run the missing clips of shards; False if the loop was stopped."""
         claim(self.job.out, JOB, shared=True)
-        staged = self.predict if isinstance(self.predict, StagedSchedule) else None
+        staged = self.predict if isinstance(self.predict, WindowedPipeline) else None
         pending = self._pending(specs)
         try:
             if staged is None:
@@ -225,7 +228,7 @@ class ClipLoop:
 
     # -------------------------------------------------------------------------------------------------- the models
 
-    def _prepare(self, window: list[Todo], staged: StagedSchedule) -> bool:
+    def _prepare(self, window: list[Todo], staged: WindowedPipeline) -> bool:
         """Caption and translate the clips of a window; their faults are recorded later. False if stopped."""
         requests: list[Request] = []
         with closing(prefetch(self._opened(iter(window)), depth=OPENED_AHEAD)) as opened:
@@ -361,3 +364,66 @@ def _portable(result: ClipResult, loader: ClipLoader, sample: Sample) -> ClipRes
     models = {ref: {k: v for k, v in facts.items() if k != "path"} for ref, facts in result.models.items()}
     warnings = tuple(loader.portable(warning, sample) for warning in result.warnings)
     return replace(result, timings={}, models=models, warnings=warnings, source=sample.source or None)
+
+
+def no_pipeline(clip: Clip) -> Any:
+    """Stand-in for the pipeline in a run whose clips cannot be opened, so that it loads no models.
+
+    Raises:
+        InputError: a clip was opened.
+    """
+    raise InputError(f"{clip.source or clip.id} has changed since it was checked; run the same command again")
+
+
+Built = tuple[Any, StageCache | None]
+"""A pipeline (or one of its methods, or a function of a clip) and its stage cache."""
+
+
+@dataclass
+class InlineExecutor:
+    """Runs shards in this process, one clip after the other.
+
+    Attributes:
+        build: Builds the pipeline, when there is a shard to run; by default as a worker does.
+        wrap: Returns the function of a clip that is called instead of the pipeline; for progress of stages.
+        open_clip: Opens the clip of a sample; by default its files are.
+    """
+
+    build: Callable[[], Built] | None = None
+    wrap: Callable[[Any], Callable[[Clip], Any]] | None = None
+    open_clip: Callable[[Sample], Clip] | None = None
+
+    def run(self, job: Job, shards: Iterable[ShardSpec], listener: ProgressListener) -> None:
+        """See `Executor.run`. KeyboardInterrupt ends it; the clip under way is run again by the next run."""
+        predict, cache = self.build() if self.build is not None else build(job)
+        if predict is not no_pipeline:
+            listener.ready(models_of(predict))
+        events = _Events(listener, CacheCounter(cache))
+        call = None if self.wrap is None else self.wrap(predict)
+        with torch_threads(job.threads):
+            ClipLoop(job, predict, events, events.stopping, self.open_clip, call).run(shards)
+
+
+class _Events(LoopListener):
+    """Passes events on from the threads of the loop, one at a time."""
+
+    def __init__(self, listener: ProgressListener, cached: CacheCounter) -> None:
+        self._listener, self._cached = listener, cached
+        self._lock = threading.Lock()
+
+    def clip(self, done: ClipFinished) -> None:
+        with self._lock:
+            self._listener.clip(replace(done, cached=self._cached()))
+
+    def completed(self, shard: int) -> None:
+        with self._lock:
+            self._listener.completed(shard)
+
+    def busy(self, spec: ShardSpec) -> None:
+        with self._lock:
+            self._listener.busy(spec)
+
+    def stopping(self) -> bool:
+        """Return whether to stop."""
+        with self._lock:
+            return self._listener.stopping()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from openavs.config.recipe import recipe_from_dict
-from openavs.evaluation.predictor import PredictionSink
+from openavs.evaluation.predictions import PredictionSink
 from openavs.jobs.job import Job
 from openavs.jobs.sample import Sample
 from openavs.results.filters import FilteredResult, apply_label_filters

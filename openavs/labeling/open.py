@@ -9,7 +9,7 @@ from pathlib import Path
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.tables import read_table
-from openavs.evaluation.predictor import to_sample
+from openavs.evaluation.predictions import to_sample
 from openavs.jobs.sample import unique_ids
 from openavs.labeling import files, table, webdataset
 from openavs.labeling.base import Source

@@ -1,28 +1,23 @@
-"""Device and dtype of the models, with the reason in the log, and memory: where it runs out, a batch is halved."""
+"""Device, dtype and threads of the models, and memory: where it runs out, a batch is halved."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from openavs.errors import InputError
+from openavs.errors import InputError, OutOfMemoryError
 
 if TYPE_CHECKING:
     import torch
-
-
-import ctypes
-import gc
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeVar
-
-from openavs.errors import OutOfMemoryError
 
 logger = logging.getLogger(__name__)
 
@@ -312,3 +307,72 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | OutOfMemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and _CPU_ALLOCATOR in str(error)
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the CPU threads of torch, if it is imported."""
+    if threads is not None and "torch" in sys.modules:
+        import torch
+
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Set the CPU threads of torch, if it is imported, inside the block."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    set_threads(threads)
+    try:
+        yield
+    finally:
+        set_threads(before)
+
+
+WORKER_MEMORY = 4 << 30
+"""Bytes of free memory that a worker on a CPU is assumed to need: an audio model, a detector and a segmenter."""
+
+
+def default_threads(workers: int = 1) -> int:
+    """Return the CPU threads of each of some workers that share this machine; of one worker those of torch."""
+    if "torch" in sys.modules:
+        import torch
+
+        cores = torch.get_num_threads()
+    else:
+        named = os.environ.get("OMP_NUM_THREADS", "")
+        cores = int(named) if named.isdigit() and int(named) else (os.cpu_count() or 1)
+    return max(1, cores // workers)
+
+
+def visible_gpus(device: str) -> tuple[str, ...]:
+    """Return the GPUs to spread workers over, as `CUDA_VISIBLE_DEVICES` names them; none if the recipe names one.
+
+    torch is imported only on machines that may have a GPU.
+    """
+    if device not in ("auto", "cuda"):
+        return ()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return tuple(name.strip() for name in named.split(",") if name.strip())
+    if not has_gpu():
+        return ()
+    import torch
+
+    return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def default_workers(devices: tuple[str, ...]) -> int:
+    """Return one worker for each GPU; on a CPU one for two cores, as far as the free memory allows."""
+    memory = available_memory() or WORKER_MEMORY
+    return len(devices) or max(1, min((os.cpu_count() or 1) // 2, memory // WORKER_MEMORY))
+
+
+def memory_share(workers: int, devices: tuple[str, ...]) -> float:
+    """Return the part of its device's memory that each of some workers can use."""
+    return 1 / -(-workers // max(len(devices), 1))

@@ -67,7 +67,7 @@ class Result(ClipResult):
         Raises:
             InputError: `out` has results of another recipe, or has this clip and `overwrite` is False.
         """
-        from openavs.jobs.run import save_result
+        from openavs.jobs.save import save_result
         from openavs.utils.fs import safe_id
 
         name = safe_id(self.clip)  # ids of clips made in memory may be any text

@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image
 
 from openavs.errors import InputError
-from openavs.structures.masks import RLE, check_rle, segments_to_label_map
+from openavs.structures.masks import RLE, check_rle, segments_to_label_map, voc_palette
 from openavs.structures.types import ClipResult, ImageArray
 from openavs.utils.fs import atomic_write, safe_id, sync_folder
 from openavs.utils.serialization import parse_json
-from openavs.visualization.colors import voc_palette
 
 _CLIP_FILES = frozenset(("masks", "overlay.mp4", "report.html", "result.json", "video.mp4"))
 FORMAT = 1  # raised when a reader of the old format would misread the new one

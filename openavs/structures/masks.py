@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from openavs.errors import InputError
 
@@ -189,3 +190,17 @@ def iou(one: Box, two: Box) -> float:
         return 0.0
     both = width * height
     return both / ((one[2] - one[0]) * (one[3] - one[1]) + (two[2] - two[0]) * (two[3] - two[1]) - both)
+
+
+@cache
+def voc_palette() -> npt.NDArray[np.uint8]:
+    """Return the 256 colors of Pascal VOC, uint8 `[256, 3]`.
+
+    Bit i of an index goes to channel i mod 3, most significant bit first (VOCdevkit, `VOClabelcolormap.m`).
+    """
+    index = np.arange(256)
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for bit in range(8):
+        palette[:, bit % 3] |= (((index >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
+    palette.flags.writeable = False
+    return palette

@@ -22,11 +22,10 @@ from openavs.evaluation.datasets.base import synthetic_clip_name
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.media.audio import write_wav
 from openavs.media.encode import write_video
-from openavs.structures.masks import mask_to_rle, small_size
+from openavs.structures.masks import mask_to_rle, small_size, voc_palette
 from openavs.structures.types import BoolMask, Clip, Frame, ImageArray
 from openavs.synthetic.categories import BY_NAME
 from openavs.synthetic.scenes import SPLITS, Scene, SceneSpec, sample_scene
-from openavs.visualization.colors import voc_palette
 
 FRAME_TIME = 15 / 16  # s into every second
 INDEX = {name: index for index, name in enumerate(CLASSES)}

@@ -14,14 +14,13 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from openavs.caching.build import set_threads
 from openavs.caching.store import StageCache
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.jobs.job import STUDENT_BUILDER, ProbabilisticResult
 from openavs.media.log_mel import RATE, SHORTEST, Floats
-from openavs.models.device import resolve_device, translate_oom_errors
+from openavs.models.device import resolve_device, set_threads, translate_oom_errors
 from openavs.pipeline.pipeline import Progress
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment, Waveform

@@ -28,7 +28,8 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
-from openavs.evaluation.predictor import Predictor, folder_names, predict
+from openavs.evaluation.predictions import folder_names
+from openavs.evaluation.predictor import Predictor, predict
 from openavs.pipeline.context import Progress
 from openavs.results.serialization import json_bytes, read_result
 from openavs.structures.types import ClipResult

@@ -8,11 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import pairwise
-
-import numpy as np
-import numpy.typing as npt
 
 from openavs.structures.association import MEMORY, ObjectLinker
 from openavs.structures.masks import rle_iou
@@ -36,20 +32,6 @@ DISTINCT: tuple[RGB, ...] = (
     (170, 68, 153),
     (17, 119, 51),
 )
-
-
-@cache
-def voc_palette() -> npt.NDArray[np.uint8]:
-    """Return the 256 colors of Pascal VOC, uint8 `[256, 3]`.
-
-    Bit i of an index goes to channel i mod 3, most significant bit first (VOCdevkit, `VOClabelcolormap.m`).
-    """
-    index = np.arange(256)
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    for bit in range(8):
-        palette[:, bit % 3] |= (((index >> bit) & 1) << (7 - bit // 3)).astype(np.uint8)
-    palette.flags.writeable = False
-    return palette
 
 
 class Palette:

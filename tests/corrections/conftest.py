@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.jobs.run import save_result
+from openavs.jobs.save import save_result
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import ClipResult, FrameResult, Segment
 

@@ -17,7 +17,7 @@ from openavs.errors import InputError
 from openavs.jobs.checkpoint import read_completion
 from openavs.jobs.job import RENDERED
 from openavs.jobs.manifest import read_manifest
-from openavs.jobs.run import save_result
+from openavs.jobs.save import save_result
 from openavs.media.clip import open_clip, probe
 from openavs.results.serialization import read_result, write_result
 from openavs.structures.types import Caption, Prompt, Verdict

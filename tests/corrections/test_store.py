@@ -18,7 +18,7 @@ from openavs.errors import InputError
 from openavs.jobs.checkpoint import ShardJournal, completed, read_completion, reopen
 from openavs.jobs.manifest import read_manifest
 from openavs.jobs.output_dir import reopen_changed
-from openavs.jobs.run import save_result
+from openavs.jobs.save import save_result
 from openavs.results.serialization import read_result, write_result
 from openavs.structures.types import Correction
 from tests.corrections.conftest import square, three_frames

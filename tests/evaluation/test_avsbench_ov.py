@@ -15,10 +15,9 @@ from openavs.evaluation.datasets.avsbench_ov import read_ov
 from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.tables import BASE, CLASSES
 from openavs.labeling.open import read_benchmark
-from openavs.structures.masks import mask_to_rle
+from openavs.structures.masks import mask_to_rle, voc_palette
 from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.synthetic.datasets import SEMANTIC_SIZE, write_layout
-from openavs.visualization.colors import voc_palette
 from tests.benchmark_clips import write_predictions
 
 JSON = "AVSBench-openvoc/avsbench_ov_{}.json"

@@ -14,8 +14,8 @@ from openavs.evaluation.datasets.avsbench_semantic import read_avss
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.predictions import extra_predictions
+from openavs.structures.masks import voc_palette
 from openavs.synthetic.datasets import write_layout
-from openavs.visualization.colors import voc_palette
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.evaluator import Evaluation, adapt_recipe, evaluate, recipe_predictor
 from openavs.evaluation.metrics.metrics import BinaryMetrics
-from openavs.evaluation.predictor import Predictor, folder_names, to_sample
+from openavs.evaluation.predictions import folder_names, to_sample
+from openavs.evaluation.predictor import Predictor
 from openavs.jobs.loader import ClipLoader
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache

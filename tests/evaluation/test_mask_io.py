@@ -25,7 +25,7 @@ from openavs.evaluation.datasets.mask_io import (
     read_probability,
 )
 from openavs.evaluation.datasets.tables import CLASSES
-from openavs.visualization.colors import voc_palette
+from openavs.structures.masks import voc_palette
 
 Array = np.ndarray[Any, Any]
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

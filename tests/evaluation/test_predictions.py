@@ -16,8 +16,8 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.scorer import BenchmarkScores, score
+from openavs.structures.masks import voc_palette
 from openavs.synthetic.datasets import write_layout
-from openavs.visualization.colors import voc_palette
 
 Array = np.ndarray[Any, Any]
 Name = Callable[[BenchmarkClip, int], str]

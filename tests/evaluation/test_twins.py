@@ -16,7 +16,7 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import Instances
 from openavs.evaluation.datasets.synthetic_twins import read_twins
 from openavs.evaluation.metrics.twins import TwinsMetrics
-from openavs.evaluation.predictor import to_sample
+from openavs.evaluation.predictions import to_sample
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import score
 from openavs.jobs.loader import ClipLoader

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openavs.exports.base import ExportItem, open_source
-from openavs.jobs.run import save_result
+from openavs.jobs.save import save_result
 from openavs.media.encode import write_video
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import (

@@ -24,12 +24,12 @@ from openavs.jobs.manifest import (
     make_manifest,
     new_samples,
     read_manifest,
-    read_samples as samples_of,
+    read_samples,
     replaced_files,
+    shard_samples,
     update_sizes,
 )
 from openavs.jobs.sample import ByteRange, Sample, line_to_sample, sample_to_line
-from openavs.jobs.shard import read_samples
 from tests.jobs.pool import disk_events
 
 ITEMS = tuple(Sample(f"c{n}", f"videos/c{n}.mp4", bytes=n) for n in range(7))
@@ -47,7 +47,7 @@ def test_every_shard_finds_its_own_lines(tmp_path: Path) -> None:
     assert [plan.clips_of(shard) for shard in range(3)] == [3, 3, 1]
     made = list(specs(plan, tmp_path))
     assert [spec.number for spec in made] == [0, 1, 2]
-    assert [item for spec in made for item in read_samples(spec)] == [replace(item, bytes=None) for item in ITEMS]
+    assert [item for spec in made for item in shard_samples(spec)] == [replace(item, bytes=None) for item in ITEMS]
     assert made[0].job.key == plan.key and made[0].only is None
 
 
@@ -196,9 +196,9 @@ def test_lines_that_are_cut_short_are_found(tmp_path: Path) -> None:
     plan = make_manifest(tmp_path, WISH)
     (tmp_path / "manifest.jsonl").write_bytes((tmp_path / "manifest.jsonl").read_bytes()[:-1])
     *whole, last = specs(plan, tmp_path)
-    assert [len(read_samples(spec)) for spec in whole] == [3, 3]
+    assert [len(shard_samples(spec)) for spec in whole] == [3, 3]
     with pytest.raises(InputError, match=r"was cut short while the job ran; run the same command again"):
-        read_samples(last)
+        shard_samples(last)
 
 
 def flipped(data: bytes) -> bytes:
@@ -307,7 +307,7 @@ def test_samples_are_appended_to_an_open_manifest(tmp_path: Path) -> None:
     second = extend_manifest(tmp_path, check_manifest(tmp_path, first, more), more)
     assert (second.key, second.shards, second.requested) == (first.key, 4, (2, 1, 3))
     found = list(specs(replace(second), tmp_path))
-    assert [sample.id for spec in found for sample in read_samples(spec)] == ["c0", "c1", "c4", "c3"]
+    assert [sample.id for spec in found for sample in shard_samples(spec)] == ["c0", "c1", "c4", "c3"]
     assert (tmp_path / "work/sizes").read_bytes() == b"0\n1\n4\n3\n"
     assert check_manifest(tmp_path, second, OPEN).requested == (0, 1)
     assert new_samples(tmp_path, second, OPEN) == []
@@ -335,7 +335,7 @@ def test_another_recipe_or_command_is_refused(tmp_path: Path) -> None:
 def test_a_run_that_was_killed_while_it_appended_leaves_the_manifest_whole(tmp_path: Path) -> None:
     manifest, path = make_manifest(tmp_path, OPEN), tmp_path / "manifest.jsonl"
     path.write_bytes(path.read_bytes() + sample_to_line(ITEMS[5]))
-    assert [sample.id for sample in samples_of(tmp_path, manifest)] == ["c0", "c1"]
+    assert [sample.id for sample in read_samples(tmp_path, manifest)] == ["c0", "c1"]
     more = replace(OPEN, samples=ITEMS[:3])
     assert extend_manifest(tmp_path, manifest, more).shards == 3
     assert len(path.read_bytes().splitlines()) == 3

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from openavs.errors import InputError
-from openavs.jobs.run import save_result
+from openavs.jobs.save import save_result
 from openavs.results.serialization import read_result
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import ClipResult, FrameResult, Segment

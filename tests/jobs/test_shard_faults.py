@@ -15,7 +15,8 @@ import pytest
 from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.jobs.checkpoint import ShardJournal, completion_path, journal_path
 from openavs.jobs.job import ClipFinished, ShardSpec
-from openavs.jobs.shard import read_samples, run_shard
+from openavs.jobs.manifest import shard_samples
+from openavs.jobs.shard import run_shard
 from openavs.structures.types import Clip, ClipResult
 from tests.jobs.pool import planned, recipe, videos
 from tests.jobs.test_shard import chain
@@ -132,7 +133,7 @@ def test_seconds_of_clips_are_kept_beside_their_rows(spec: ShardSpec) -> None:
 
 def test_a_plan_that_was_cut_short_is_named(spec: ShardSpec) -> None:
     plan = spec.job.out / "manifest.jsonl"
-    assert [item.id for item in read_samples(spec)] == ["v00", "v01", "v02"]
+    assert [item.id for item in shard_samples(spec)] == ["v00", "v01", "v02"]
     plan.write_bytes(plan.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"manifest\.jsonl was cut short while the job ran; run the same command"):
         run_shard(spec, chain(spec))

@@ -18,8 +18,9 @@ from openavs.errors import InvalidOutputError, ModelError
 from openavs.jobs.checkpoint import ShardJournal, journal_path
 from openavs.jobs.job import ClipFinished, ShardSpec
 from openavs.jobs.shard import run_shard
-from openavs.jobs.worker import ShardWorker, memory_share
+from openavs.jobs.worker import ShardWorker
 from openavs.media.encode import write_video
+from openavs.models.device import memory_share
 from openavs.pipeline.offload import lazy_stages
 from openavs.stages.translators.base import Request
 from openavs.structures.types import Clip

@@ -26,10 +26,9 @@ from openavs.results.serialization import (
     result_to_json,
     write_result,
 )
-from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask, voc_palette
 from openavs.structures.types import Caption, ClipResult, Event, FrameResult, Prompt, Rejection, Segment, Verdict
 from openavs.utils.fs import atomic_write, safe_id, safe_ids
-from openavs.visualization.colors import voc_palette
 
 
 def box_mask(x0: int, y0: int, x1: int, y1: int, size: tuple[int, int] = (20, 30)) -> RLE:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.exports.base import open_source
-from openavs.jobs.run import save_result
+from openavs.jobs.save import save_result
 from openavs.results.serialization import write_result
 from openavs.search.page import crop_window, write_search_page
 from openavs.search.query import SoundIndex

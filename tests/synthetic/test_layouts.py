@@ -14,10 +14,9 @@ from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import CLASSES, S4_CATEGORIES
 from openavs.media.audio import read_audio
 from openavs.media.clip import open_clip, probe
-from openavs.structures.masks import RLE, rle_to_mask
+from openavs.structures.masks import RLE, rle_to_mask, voc_palette
 from openavs.synthetic.datasets import write_clip, write_layout
 from openavs.synthetic.scenes import sample_scene
-from openavs.visualization.colors import voc_palette
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -8,9 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from openavs.structures.masks import mask_to_rle
+from openavs.structures.masks import mask_to_rle, voc_palette
 from openavs.structures.types import Caption, ClipResult, FrameResult, ImageArray, Prompt, Segment
-from openavs.visualization.colors import DISTINCT, Palette, palette_of, text_color, voc_palette
+from openavs.visualization.colors import DISTINCT, Palette, palette_of, text_color
 from openavs.visualization.moving_masks import MovingMasks
 from openavs.visualization.overlay import OverlayPainter, paint, paint_frame, status_line
 

@@ -18,9 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.tables import CLASSES
-from openavs.structures.masks import RLE, check_rle
+from openavs.structures.masks import RLE, check_rle, voc_palette
 from openavs.structures.types import BoolMask
-from openavs.visualization.colors import voc_palette
 
 logger = logging.getLogger(__name__)
 MAX_PIXELS = 1 << 26  # 8192 x 8192

@@ -25,7 +25,7 @@ from openavs.errors import ModelError
 from openavs.jobs.checkpoint import ShardJournal, journal_path
 from openavs.jobs.index import failed_row
 from openavs.jobs.job import ClipFinished, Job, ShardSpec
-from openavs.jobs.shard import read_samples
+from openavs.jobs.manifest import shard_samples
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ class Recovery:
     def _begun(self, spec: ShardSpec) -> list[str]:
         """Return the clips that were under way, in order."""
         begun = self._journal(spec).begun
-        found = [sample.id for sample in read_samples(spec) if sample.id in begun]
+        found = [sample.id for sample in shard_samples(spec) if sample.id in begun]
         if not found:
             self._idle[spec.number] += 1
             if self._idle[spec.number] >= MAX_IDLE_CRASHES:
@@ -283,7 +283,7 @@ class Recovery:
         self._alone[spec.number, clip] += 1
         if self._alone[spec.number, clip] < MAX_SOLO_ATTEMPTS:
             return
-        sample = next(sample for sample in read_samples(spec) if sample.id == clip)
+        sample = next(sample for sample in shard_samples(spec) if sample.id == clip)
         sentence = f"the worker crashed {MAX_SOLO_ATTEMPTS} times while it ran nothing but this clip"
         self._journal(spec).finish(failed_row(sample, "worker_crashed", sentence), {})
         suspects.remove(clip)

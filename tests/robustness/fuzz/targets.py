@@ -35,9 +35,8 @@ from openavs.pipeline.lockfile import ModelLockfile
 from openavs.results.serialization import read_result, result_from_json, result_to_json
 from openavs.stages.prompting import parse_prompt
 from openavs.stages.translators.parsing import AnswerSchema, parse_answer
-from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask, voc_palette
 from openavs.structures.types import Caption, ClipResult, FrameResult, Prompt, Rejection, Segment
-from openavs.visualization.colors import voc_palette
 
 SENTENCES = (InputError, ModelError, ParseError, TransientError)
 _FOLDER = tempfile.TemporaryDirectory(prefix="openavs-fuzz-")  # goes with the process
