@@ -46,7 +46,7 @@ ORDER = (
 LAZY = {
     ("config.recipe", "caching.fingerprint"),  # `--pipeline student:DIR` is a recipe, too
     ("config.recipe", "training.io"),
-    ("results.result", "jobs.run"),  # `result.save(...)`
+    ("results.result", "jobs.save"),  # `result.save(...)`
     ("results.result", "corrections.apply"),  # `result.correct(...)`
     ("results.result", "exports.base"),  # `result.export("coco")`
     ("results.result", "exports.registry"),
