@@ -103,8 +103,3 @@ class VideoPipeline(Pipeline):
             return source
         sound = None if audio is None else Path(audio)
         return open_clip(Path(source), fps=self.fps, audio=sound)
-
-    @property
-    def fps(self) -> float:
-        """Sampled frames per second of the recipe; 1 without a recipe."""
-        return float(self.recipe.get("sample", {}).get("fps", 1.0))

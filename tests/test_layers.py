@@ -43,6 +43,9 @@ ORDER = (
 )
 """The packages and root modules, from the bottom to the top."""
 
+LONGEST_CHAIN = 10
+"""The most modules of which each needs the next one when it is imported, types apart."""
+
 LAZY = {
     ("config.recipe", "caching.fingerprint"),  # `--pipeline student:DIR` is a recipe, too
     ("config.recipe", "training.io"),
@@ -61,6 +64,11 @@ def tree(path: Path) -> ast.Module:
 
 def imports(path: Path, *, at_once: bool = False) -> Iterator[str]:
     """The modules of the package that one imports, types apart; `at_once`: those that are imported with it."""
+    return (module for module, _ in imported(path, at_once=at_once))
+
+
+def imported(path: Path, *, at_once: bool) -> Iterator[tuple[str, str]]:
+    """The modules of `imports`, each with a name of it."""
     pending: list[ast.AST] = [tree(path)]
     while pending:
         node = pending.pop()
@@ -69,9 +77,27 @@ def imports(path: Path, *, at_once: bool = False) -> Iterator[str]:
         if at_once and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "openavs":
-            named = (f"{node.module}.{alias.name}" for alias in node.names)
-            yield from (name if name in MODULES else str(node.module) for name in named)
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}"
+                yield module if module in MODULES else str(node.module), alias.asname or alias.name
         pending += ast.iter_child_nodes(node)
+
+
+def needed(path: Path) -> set[str]:
+    """The modules that one needs when it is imported: it uses a name of theirs in more than annotations."""
+    used: set[str] = set()
+    pending: list[tuple[ast.AST, str]] = [(tree(path), "")]
+    while pending:
+        node, field = pending.pop()
+        if field in ("annotation", "returns"):
+            continue
+        if isinstance(node, ast.Name):
+            used.add(node.id)
+        for name, value in ast.iter_fields(node):
+            children = value if isinstance(value, list) else [value]
+            pending += [(child, name) for child in children if isinstance(child, ast.AST)]
+    is_package = path.name == "__init__.py"
+    return {module for module, name in imported(path, at_once=True) if is_package or name in used} - {"openavs"}
 
 
 def part(module: str) -> str:
@@ -119,6 +145,16 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
         for name in ready:
             del left[name]
     assert not left
+
+
+def test_no_chain_of_imports_is_longer() -> None:
+    @cache
+    def chain(module: str) -> tuple[str, ...]:
+        """The longest chain that begins with a module."""
+        return (module, *max(map(chain, needed(MODULES[module]) - {module}), key=len, default=()))
+
+    longest = max(map(chain, MODULES), key=len)
+    assert len(longest) == LONGEST_CHAIN, longest
 
 
 def test_private_names_stay_in_their_module() -> None:

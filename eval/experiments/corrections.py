@@ -28,7 +28,7 @@ import numpy as np
 
 from openavs.config.recipe import load_recipe
 from openavs.corrections.review import finished_clips, review_queue
-from openavs.corrections.store import replace_segments, utc_now
+from openavs.corrections.store import replace_segments
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.evaluator import recipe_predictor
@@ -39,6 +39,7 @@ from openavs.structures.types import Correction, Segment
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
 from openavs.training.self_training import SelfTrainingConfig, Splits, label, train_and_score
+from openavs.utils.text import utc_now
 
 LAYOUT = "s4"
 

@@ -15,13 +15,13 @@ from typing import Any, TypeVar
 
 from openavs.caching.store import StageCache, cache_folder
 from openavs.caching.wrappers import CachedTranslator, with_cache
-from openavs.config.recipe import Recipe, stage_of
+from openavs.config.recipe import STAGE_GROUPS, Recipe, stage_of
 from openavs.errors import InputError
 from openavs.models.device import is_out_of_memory, set_threads
 from openavs.pipeline.context import Progress, RunContext
 from openavs.pipeline.lockfile import load_lock, pin_recipe
 from openavs.pipeline.memory_estimate import should_offload
-from openavs.pipeline.offload import STAGE_GROUPS, lazy_stages
+from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache
 from openavs.stages.translators.base import Request

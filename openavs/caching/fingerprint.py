@@ -26,7 +26,13 @@ _IGNORED = {"device", "offline", "api_key_env", "timeout", "total_timeout", "max
 _MAX_WHOLE = 1 << 23  # bytes; smaller files are hashed entirely
 _SAMPLES, _SAMPLE_BYTES = 256, 1 << 12  # of larger files
 _PACKAGE = Path(__file__).parents[1]
-_CHAT = ("models/generation.py", "models/vision_chat.py", "visualization/contact_sheet.py")
+_CHAT = (
+    "models/generation.py",
+    "models/vision_chat.py",
+    "media/images.py",
+    "visualization/contact_sheet.py",
+    "visualization/fonts.py",
+)
 
 
 def stage_fingerprint(backend: Any, cls: type, options: Mapping[str, Any]) -> str:

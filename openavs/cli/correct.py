@@ -55,8 +55,9 @@ def correct(
     verbose: VerboseOption = False,
 ) -> None:
     """Correct the masks, words and times of a clip; changes are carried to its other frames and locked."""
-    from openavs.corrections.apply import correct_clip, link_tracks
+    from openavs.corrections.apply import correct_clip
     from openavs.results.serialization import read_result
+    from openavs.stages.trackers.iou import link_tracks
 
     configure_logging(quiet=quiet, verbose=verbose)
     clip_dir = clip_dir.absolute()

@@ -385,3 +385,7 @@ def _refuse_keys(recipe: Recipe) -> None:
             )
         if section.use in SERVER_BACKENDS:
             validate_base_url(section.options.get("base_url"), section.options.get("api_key_env"))
+
+
+STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker", "reasoner"))
+"""Stages whose models are in memory together."""

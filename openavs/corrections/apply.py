@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from openavs.corrections.clicks import Click, box_mask, click_mask
-from openavs.corrections.store import change_clip, is_removed, merge_segments, rejected_tracks, utc_now
+from openavs.corrections.store import change_clip, is_removed, merge_segments, rejected_tracks
 from openavs.errors import InputError
-from openavs.stages.trackers.iou import IouTracker
+from openavs.stages.trackers.iou import link_tracks
 from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.masks import RLE, iou, mask_to_rle, rle_to_mask, small_size
 from openavs.structures.types import (
@@ -34,15 +34,14 @@ from openavs.structures.types import (
     ImageArray,
     Rejection,
     Segment,
-    TrackedFrame,
 )
+from openavs.utils.text import utc_now
 from openavs.visualization.moving_masks import FlowReader, level_to_rle, mask_to_level, warp
 
 _FLOW_RATE = 8.0  # small frames per second
 _MASK_SIDE = 480  # pixels of the masks that are moved
 _SAME_BOX = 0.3  # IoU of the moved mask's box with a candidate that is the same object
 _PROPAGATED = 64  # frames; the images of a tracker's way back are in memory
-_NO_IMAGE: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -77,24 +76,6 @@ def correct_result(
     for correction in corrections:
         work.apply(replace(correction, at=correction.at or utc_now()))
     return work.result
-
-
-def link_tracks(result: ClipResult) -> ClipResult:
-    """Return the result with a track for every segment: of a result without tracks, those that overlap in time."""
-    loose = [[s for s in f.segments if s.track is None] for f in result.frames]
-    if not any(loose):
-        return result
-    first = max((s.track for f in result.frames for s in f.segments if s.track is not None), default=-1) + 1
-    given = (
-        TrackedFrame(Frame(f.index, f.time, _NO_IMAGE), tuple(p.phrase for p in f.prompts), tuple(own))
-        for f, own in zip(result.frames, loose, strict=True)
-    )
-    frames = []
-    for f, linked in zip(result.frames, IouTracker(max_gap_seconds=0.0).track(given), strict=True):
-        numbers = iter(first + (s.track or 0) for s in linked.segments)
-        own = (s if s.track is not None else replace(s, track=next(numbers)) for s in f.segments)
-        frames.append(replace(f, segments=tuple(own)))
-    return replace(result, frames=tuple(frames))
 
 
 @dataclass

@@ -15,14 +15,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from openavs.corrections.store import LOCK, utc_now
 from openavs.errors import InputError
-from openavs.jobs.locks import locked_file
+from openavs.jobs.locks import NAME as LOCK_NAME, locked_file
 from openavs.results.serialization import clip_folder, is_corrected, json_bytes, read_result
 from openavs.structures.types import ClipResult, FrameResult, Segment
 from openavs.utils.fs import atomic_write
 from openavs.utils.serialization import parse_json
-from openavs.utils.text import pluralize
+from openavs.utils.text import pluralize, utc_now
 
 RECEIPT = "review.json"
 FORMAT = 1
@@ -198,7 +197,7 @@ def accept(out: str | Path, clip: str, by: str) -> Receipt:
     """
     folder = clip_folder(Path(out), clip)
     result = read_result(out, clip)
-    with locked_file(folder / LOCK):
+    with locked_file(folder / LOCK_NAME):
         receipt = Receipt(by, utc_now(), _digest(folder), len(result.corrections))
         data = {"format": FORMAT, "by": by, "at": receipt.at, "digest": receipt.digest}
         atomic_write(folder / RECEIPT, json_bytes({**data, "corrections": receipt.corrections}))

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from openavs.errors import InputError
 from openavs.jobs.checkpoint import amend, read_completion
 from openavs.jobs.index import finished_row
 from openavs.jobs.job import RENDERED, Job, Sink, import_name, render_masks
-from openavs.jobs.locks import FIRST_SHARD, claimed, locked_file
+from openavs.jobs.locks import FIRST_SHARD, NAME as LOCK_NAME, claimed, locked_file
 from openavs.jobs.manifest import LINES, Manifest, read_manifest
 from openavs.jobs.sample import Sample, line_to_sample
 from openavs.results.serialization import clip_folder, read_result, result_files, result_from_json, result_to_json
@@ -28,17 +27,11 @@ from openavs.structures.types import Clip, ClipResult, Correction, FrameResult, 
 from openavs.utils.fs import atomic_write, stamp, stamp_file
 from openavs.utils.serialization import parse_json
 
-LOCK = ".lock"
 SAME_IOU = 0.5
 """Segments without a track are the same object from this IoU of their masks on."""
 
 _THREADS = threading.Lock()  # byte-range locks do not exclude threads of one process
 _SINKS = {"label": "openavs.labeling.label_sink:LabelSink", "evaluate": "openavs.evaluation.predictions:PredictionSink"}
-
-
-def utc_now() -> str:
-    """Return the date and time in UTC, as `Correction.at` has them."""
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def replace_segments(
@@ -67,7 +60,7 @@ def change_clip(clip_dir: str | Path, change: Callable[[ClipResult], ClipResult]
     if folder != clip_folder(out, clip):
         raise InputError(f"{clip_dir} is not the folder of a clip; give OUT/clips/<id> of a result folder OUT")
     read_result(out, clip)  # before the lock makes a file there
-    with _THREADS, locked_file(folder / LOCK), _record(out, clip) as record:
+    with _THREADS, locked_file(folder / LOCK_NAME), _record(out, clip) as record:
         changed = change(read_result(out, clip))
         _write(out, changed, record)
     return changed
@@ -93,7 +86,7 @@ def render_clip(clip_dir: str | Path, open_clip: Callable[[ClipResult], Clip]) -
     names = [name for name in RENDERED if (folder / name).is_file()]
     if not names:
         return []
-    with _THREADS, locked_file(folder / LOCK), _record(out, clip) as record:
+    with _THREADS, locked_file(folder / LOCK_NAME), _record(out, clip) as record:
         result = read_result(out, clip)
         opened = open_clip(result)
         if opened.size != result.size:

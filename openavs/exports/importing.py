@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from openavs.corrections.store import merge_segments, rejected_tracks, replace_segments, utc_now
+from openavs.corrections.store import merge_segments, rejected_tracks, replace_segments
 from openavs.errors import InputError
 from openavs.exports.base import finished
 from openavs.exports.polygons import mask_to_polygon
@@ -25,7 +25,7 @@ from openavs.exports.registry import FORMATS
 from openavs.results.serialization import clip_folder, read_result
 from openavs.structures.masks import RLE, rle_iou, rle_to_mask
 from openavs.structures.types import Box, ClipResult, Correction, CorrectionAction, FrameResult, Segment
-from openavs.utils.text import did_you_mean, pluralize
+from openavs.utils.text import did_you_mean, pluralize, utc_now
 
 SAME_IOU = 0.5
 """A mask without a number belongs to the object that it overlaps by this IoU."""

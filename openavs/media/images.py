@@ -1,7 +1,8 @@
-"""Image files as frames: a folder of images, or a single one."""
+"""Image files as frames: a folder of images, or a single one; and frames as pictures for models."""
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import struct
@@ -149,3 +150,37 @@ def _orientation(picture: Image.Image) -> int:
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     parts = re.split(r"(\d+)", path.name.lower())
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts] + [(0, 0, path.name)]
+
+
+_MIN_SIDE, _MAX_ASPECT = 32, 16  # processors refuse smaller sides and longer strips; these are padded with black
+
+
+def fit_picture(picture: ImageArray, max_pixels: int) -> ImageArray:
+    """Return a picture of at most `max_pixels`, scaled down if it is larger, and padded if a side is too short."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, (max_pixels / (height * width)) ** 0.5)
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    scaled = picture
+    if size != (width, height):
+        scaled = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    least = max(_MIN_SIDE, -(-max(size) // _MAX_ASPECT))
+    missing = [max(0, least - side) for side in scaled.shape[:2]]
+    return np.pad(scaled, ((0, missing[0]), (0, missing[1]), (0, 0))) if any(missing) else scaled
+
+
+def encode_jpeg(picture: ImageArray, max_bytes: int, quality: int = 90) -> bytes:
+    """Return a picture as a JPEG file of at most `max_bytes`, at lower quality and then smaller where necessary.
+
+    Raises:
+        InputError: not even 32 x 32 pixels fit.
+    """
+    image = Image.fromarray(picture)
+    while True:
+        for tried in (quality, *(lower for lower in (75, 50) if lower < quality)):
+            buffer = io.BytesIO()
+            image.save(buffer, format="JPEG", quality=tried)
+            if buffer.tell() <= max_bytes:
+                return buffer.getvalue()
+        if min(image.size) <= _MIN_SIDE:
+            raise InputError(f"a picture does not fit into {max_bytes} bytes; raise the limit")
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)

@@ -8,15 +8,12 @@ special tokens in a request's text are removed, because they could stand for ano
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
 from openavs.errors import InputError, ModelError
+from openavs.media.images import encode_jpeg, fit_picture
 from openavs.models.catalog import stored_dtype
 from openavs.models.chat_api.endpoint import NO_PICTURES, TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype, run_with_oom_backoff
@@ -42,8 +39,6 @@ MIN_PIXELS = 1 << 16
 
 MAX_BYTES = 1_000_000
 """Maximum size of a picture that is sent to a server, as a JPEG file; base64 adds a third."""
-
-_MIN_SIDE, _MAX_ASPECT = 32, 16  # processors refuse smaller sides and longer strips; these are padded with black
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,37 +220,6 @@ def check_max_pixels(max_pixels: int) -> int:
     if max_pixels < MIN_PIXELS:
         raise InputError(f"the option 'max_pixels' must be at least {MIN_PIXELS}, not {max_pixels}")
     return max_pixels
-
-
-def fit_picture(picture: ImageArray, max_pixels: int) -> ImageArray:
-    """Return a picture of at most `max_pixels`, scaled down if it is larger, and padded if a side is too short."""
-    height, width = picture.shape[:2]
-    scale = min(1.0, (max_pixels / (height * width)) ** 0.5)
-    size = max(1, int(width * scale)), max(1, int(height * scale))
-    scaled = picture
-    if size != (width, height):
-        scaled = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
-    least = max(_MIN_SIDE, -(-max(size) // _MAX_ASPECT))
-    missing = [max(0, least - side) for side in scaled.shape[:2]]
-    return np.pad(scaled, ((0, missing[0]), (0, missing[1]), (0, 0))) if any(missing) else scaled
-
-
-def encode_jpeg(picture: ImageArray, max_bytes: int, quality: int = 90) -> bytes:
-    """Return a picture as a JPEG file of at most `max_bytes`, at lower quality and then smaller where necessary.
-
-    Raises:
-        InputError: not even 32 x 32 pixels fit.
-    """
-    image = Image.fromarray(picture)
-    while True:
-        for tried in (quality, *(lower for lower in (75, 50) if lower < quality)):
-            buffer = io.BytesIO()
-            image.save(buffer, format="JPEG", quality=tried)
-            if buffer.tell() <= max_bytes:
-                return buffer.getvalue()
-        if min(image.size) <= _MIN_SIDE:
-            raise InputError(f"a picture does not fit into {max_bytes} bytes; raise the limit")
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.LANCZOS)
 
 
 # ------------------------------------------------------------------------------------------------------------ processor

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from openavs.config.recipe import Recipe, StageConfig, load_recipe, override_recipe, stage_of
+from openavs.config.recipe import STAGE_GROUPS, Recipe, StageConfig, load_recipe, override_recipe, stage_of
 from openavs.errors import InputError, OpenAVSError
 from openavs.models.catalog import count_parameters, find_known_model, stored_dtype
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS
@@ -30,7 +30,6 @@ from openavs.models.device import (
 )
 from openavs.models.hub import resolve
 from openavs.models.vision_chat import MAX_PIXELS
-from openavs.pipeline.offload import STAGE_GROUPS
 
 logger = logging.getLogger(__name__)
 

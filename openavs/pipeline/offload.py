@@ -11,12 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from openavs.config.recipe import Recipe, stage_of
+from openavs.config.recipe import STAGE_GROUPS, Recipe, stage_of
 from openavs.models.device import empty_cuda_cache, release_memory
 from openavs.registry import BackendCache, check_backends, instantiate
-
-STAGE_GROUPS = (("captioner",), ("translator",), ("detector", "segmenter", "verifier", "tracker", "reasoner"))
-"""Stages whose models are in memory together."""
 
 
 class OffloadManager:

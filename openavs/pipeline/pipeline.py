@@ -124,6 +124,11 @@ class Pipeline:
         stages = (*first, *self.verifiers, self.tracker, self.reasoner)
         return {ref: facts for stage in stages for ref, facts in getattr(stage, "models", {}).items()}
 
+    @property
+    def fps(self) -> float:
+        """Sampled frames per second of the recipe; 1 without a recipe."""
+        return float(self.recipe.get("sample", {}).get("fps", 1.0))
+
     # ----------------------------------------------------------------------------------------------------- clips
 
     def run(self, clips: Iterable[Clip], progress: Progress | None = None) -> Iterator[ClipResult]:

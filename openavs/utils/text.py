@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import unicodedata
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from difflib import get_close_matches
 
 
@@ -76,3 +77,8 @@ class TerminalFormatter(SafeFormatter):
         """Return the message with its prefix."""
         own = record.name.startswith("openavs.") and record.levelno >= logging.WARNING
         return f"{'openavs' if own else record.name}: {record.message}"
+
+
+def utc_now() -> str:
+    """Return the date and time in UTC, as `Correction.at` has them."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

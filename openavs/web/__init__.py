@@ -1,4 +1,4 @@
-"""The web page of `openavs serve`.
+"""The web page of `openavs serve`: its options, and the request for a clip.
 
 `app` is the only module that imports Gradio; `server` runs it behind a request filter. The modules below them need
 neither: `inference` (recipes, models, one clip through the pipeline), `session` and `artifacts` (the files of a
@@ -7,7 +7,11 @@ session), `components` (HTML) and `controller` (the actions of the page and of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from openavs.errors import InputError
 
@@ -67,3 +71,63 @@ class ServerConfig:
     def is_local(self) -> bool:
         """True if only this machine can reach the page."""
         return self.host in LOOPBACK
+
+
+VIDEOS = "0"  # folder of the videos of a session
+STAGES = ("load", "caption", "translate", "localize")
+TINY = "tiny"
+"""Stays in memory beside another recipe: the example needs it, and it takes some 20 MB."""
+MAX_WORDS = 50
+MAX_WORD_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """A video, or an image with its audio, and how to segment it.
+
+    Attributes:
+        threshold: least score of a box; None is that of the recipe.
+        add: phrases to search for in addition to the translator's.
+        remove: phrases of the translator that are left out.
+    """
+
+    source: Path
+    audio: Path | None = None
+    recipe: str = TINY
+    vocabulary: tuple[str, ...] = ()
+    threshold: float | None = None
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+
+    @property
+    def clip(self) -> tuple[str, ...]:
+        """Names of the files and of their folders, which Gradio names by their content."""
+        return tuple(f"{path.parent.name}/{path.name}" for path in (self.source, self.audio) if path is not None)
+
+    def overrides(self) -> list[str]:
+        """Return the changes of the recipe as `key=value`."""
+        words = {"vocabulary": self.vocabulary, "prompts.add": self.add, "prompts.remove": self.remove}
+        changes = [f"{key}={json.dumps(list(value), ensure_ascii=False)}" for key, value in words.items() if value]
+        return changes + ([] if self.threshold is None else [f"filtering.box_threshold={self.threshold}"])
+
+    def with_prompts(self, wanted: Sequence[str], proposed: Sequence[str]) -> SegmentRequest:
+        """Return the request that searches for the phrases `wanted`, where the translator proposed some."""
+        add = tuple(phrase for phrase in wanted if phrase not in proposed)
+        return replace(self, add=add, remove=tuple(phrase for phrase in proposed if phrase not in wanted))
+
+
+def parse_vocabulary(text: str | None) -> tuple[str, ...]:
+    """The distinct words of a list with commas; InputError if there are too many or one is too long."""
+    words = tuple(dict.fromkeys(filter(None, (" ".join(word.split()) for word in re.split(r"[,;\n]", text or "")))))
+    if len(words) > MAX_WORDS or any(len(word) > MAX_WORD_LENGTH for word in words):
+        raise InputError(f"give at most {MAX_WORDS} words of at most {MAX_WORD_LENGTH} letters each, such as dog, bell")
+    return words
+
+
+def parse_threshold(value: object) -> float | None:
+    """A score in [0, 1], rounded to the steps of a slider, or None; InputError for anything else."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InputError(f"a threshold is a number between 0 and 1, not {value!r:.40}")
+    return round(float(value), 4)

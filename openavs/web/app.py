@@ -11,9 +11,8 @@ import gradio as gr
 
 from openavs.errors import InputError, OpenAVSError
 from openavs.visualization.html import asset
-from openavs.web import components
+from openavs.web import TINY, SegmentRequest, components, parse_threshold, parse_vocabulary
 from openavs.web.controller import Controller, PageContent
-from openavs.web.inference import TINY, SegmentRequest, parse_threshold, parse_vocabulary
 from openavs.web.server import is_file_in
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from openavs.corrections.apply import link_tracks
 from openavs.media.clip import open_clip
 from openavs.models.catalog import is_only_synthetic
 from openavs.results.result import Result
+from openavs.stages.trackers.iou import link_tracks
 from openavs.visualization.colors import palette_of
 from openavs.visualization.html import asset, image_data, render
 from openavs.visualization.overlay import paint_frame
@@ -27,9 +27,10 @@ from openavs.visualization.report import (
     timeline_values,
     timing_rows,
 )
+from openavs.web import MAX_WORD_LENGTH, STAGES, VIDEOS
 from openavs.web.artifacts import BEFORE, CAPTIONS, DOWNLOADS
-from openavs.web.inference import MAX_WORD_LENGTH, STAGES, InferenceProgress
-from openavs.web.session import VIDEOS, Run, Session
+from openavs.web.inference import InferenceProgress
+from openavs.web.session import Run, Session
 
 MAX_IMAGES = 12
 MAX_CAPTIONS = 5

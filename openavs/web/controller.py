@@ -12,16 +12,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openavs.corrections.apply import CorrectionTools, correct_result, link_tracks
+from openavs.corrections.apply import CorrectionTools, correct_result
 from openavs.errors import InputError, OpenAVSError
 from openavs.results.result import Result
+from openavs.stages.trackers.iou import link_tracks
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import ClipResult, Correction, FrameResult
 from openavs.utils.fs import atomic_write
 from openavs.visualization.colors import palette_of
 from openavs.visualization.player import MotionRecorder
 from openavs.visualization.report import model_rows
-from openavs.web import ServerConfig, components
+from openavs.web import SegmentRequest, ServerConfig, components, parse_threshold, parse_vocabulary
 from openavs.web.artifacts import (
     BEFORE,
     OVERLAY,
@@ -34,17 +35,7 @@ from openavs.web.artifacts import (
     write_overlay_video,
     write_player_video,
 )
-from openavs.web.inference import (
-    InferenceProgress,
-    ModelCache,
-    RunStopped,
-    SegmentRequest,
-    command_text,
-    open_request,
-    parse_threshold,
-    parse_vocabulary,
-    run_request,
-)
+from openavs.web.inference import InferenceProgress, ModelCache, RunStopped, command_text, open_request, run_request
 from openavs.web.session import Run, Session, SessionStore
 
 PAGE_ACTIONS = ("add point", "remove point", "keep", "reject", "rename", "span")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import queue
-import re
 import shlex
 import threading
 import time
@@ -14,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openavs.api import VideoPipeline
 from openavs.caching.build import load_pipeline
 from openavs.caching.store import StageCache
 from openavs.caching.wrappers import with_cache
@@ -26,82 +23,26 @@ from openavs.media.limits import MediaLimits
 from openavs.models.catalog import find_known_model, is_only_synthetic
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS
 from openavs.models.hub import resolve
+from openavs.pipeline.pipeline import Pipeline
 from openavs.registry import BackendCache, Registry
 from openavs.results.result import Result
 from openavs.structures.types import Caption, Clip
 from openavs.utils.fs import safe_id
 from openavs.utils.optional_deps import EXTRAS
-from openavs.web import ServerConfig
+from openavs.web import TINY, SegmentRequest, ServerConfig
 
 T = TypeVar("T")
 CaptionBatch = Sequence[tuple[Caption, ...] | None]
 
-STAGES = ("load", "caption", "translate", "localize")
 CACHED_STAGES = ("captioner", "translator", "detector", "reasoner")
 CACHE_LIMIT = 200_000_000  # bytes on disk
 ENCODINGS_LIMIT = 500_000_000  # bytes in memory, of a segmenter's encodings of images
 PRIVATE_BACKENDS = SERVER_BACKENDS | {"oracle"}
 """Offered only in a recipe that is named: one sends captions elsewhere, one needs the labels of a benchmark."""
-TINY = "tiny"
-"""Stays in memory beside another recipe: the example needs it, and it takes some 20 MB."""
 MIN_UPDATE_INTERVAL = 0.15  # seconds between two updates of the page
-MAX_WORDS = 50
-MAX_WORD_LENGTH = 60
 
 
 # ------------------------------------------------------------------------------------------------------------ requests
-
-
-@dataclass(frozen=True)
-class SegmentRequest:
-    """A video, or an image with its audio, and how to segment it.
-
-    Attributes:
-        threshold: least score of a box; None is that of the recipe.
-        add: phrases to search for in addition to the translator's.
-        remove: phrases of the translator that are left out.
-    """
-
-    source: Path
-    audio: Path | None = None
-    recipe: str = TINY
-    vocabulary: tuple[str, ...] = ()
-    threshold: float | None = None
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
-
-    @property
-    def clip(self) -> tuple[str, ...]:
-        """Names of the files and of their folders, which Gradio names by their content."""
-        return tuple(f"{path.parent.name}/{path.name}" for path in (self.source, self.audio) if path is not None)
-
-    def overrides(self) -> list[str]:
-        """Return the changes of the recipe as `key=value`."""
-        words = {"vocabulary": self.vocabulary, "prompts.add": self.add, "prompts.remove": self.remove}
-        changes = [f"{key}={json.dumps(list(value), ensure_ascii=False)}" for key, value in words.items() if value]
-        return changes + ([] if self.threshold is None else [f"filtering.box_threshold={self.threshold}"])
-
-    def with_prompts(self, wanted: Sequence[str], proposed: Sequence[str]) -> SegmentRequest:
-        """Return the request that searches for the phrases `wanted`, where the translator proposed some."""
-        add = tuple(phrase for phrase in wanted if phrase not in proposed)
-        return replace(self, add=add, remove=tuple(phrase for phrase in proposed if phrase not in wanted))
-
-
-def parse_vocabulary(text: str | None) -> tuple[str, ...]:
-    """The distinct words of a list with commas; InputError if there are too many or one is too long."""
-    words = tuple(dict.fromkeys(filter(None, (" ".join(word.split()) for word in re.split(r"[,;\n]", text or "")))))
-    if len(words) > MAX_WORDS or any(len(word) > MAX_WORD_LENGTH for word in words):
-        raise InputError(f"give at most {MAX_WORDS} words of at most {MAX_WORD_LENGTH} letters each, such as dog, bell")
-    return words
-
-
-def parse_threshold(value: object) -> float | None:
-    """A score in [0, 1], rounded to the steps of a slider, or None; InputError for anything else."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InputError(f"a threshold is a number between 0 and 1, not {value!r:.40}")
-    return round(float(value), 4)
 
 
 def open_request(request: SegmentRequest, fps: float, config: ServerConfig) -> Clip:
@@ -245,7 +186,7 @@ def _model_facts(stage: str, reference: str) -> ModelFacts:
 # -------------------------------------------------------------------------------------------------------------- models
 
 
-class CaptioningPipeline(VideoPipeline):
+class CaptioningPipeline(Pipeline):
     """Reports the captions before the later stages run."""
 
     on_captions: Callable[[CaptionBatch], None]

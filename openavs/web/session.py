@@ -19,8 +19,8 @@ from typing import Any
 from openavs.errors import InputError
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene
+from openavs.web import VIDEOS, SegmentRequest
 from openavs.web.artifacts import link_or_copy
-from openavs.web.inference import SegmentRequest
 
 fcntl: Any
 try:
@@ -31,7 +31,7 @@ except ImportError:  # Windows: folders of killed servers stay until the tempora
 logger = logging.getLogger(__name__)
 
 PREFIX = "openavs-serve-"
-INPUTS, VIDEOS = "inputs", "0"  # folders of a run, and of the videos of a session
+INPUTS = "inputs"  # folder of a run
 EXAMPLE_SEED = 4
 MAX_RUNS = 6  # results of a session; the oldest ones are removed
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.corrections.apply import CorrectionTools, correct_result, link_tracks
+from openavs.corrections.apply import CorrectionTools, correct_result
 from openavs.corrections.clicks import click_mask
 from openavs.errors import InputError
 from openavs.results.result import Result
+from openavs.stages.trackers.iou import link_tracks
 from openavs.structures.masks import mask_iou, mask_to_rle, rle_to_mask
 from openavs.structures.types import (
     BoolMask,

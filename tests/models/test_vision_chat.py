@@ -15,15 +15,10 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from openavs.errors import InputError, ModelError, OutOfMemoryError
+from openavs.media.images import encode_jpeg, fit_picture
 from openavs.models.chat_api.chat_server import ChatServer
 from openavs.models.chat_api.endpoint import NO_PICTURES, TOO_LONG, ParseError
-from openavs.models.vision_chat import (
-    VisionModel,
-    VisionRequest,
-    VisionServer,
-    encode_jpeg,
-    fit_picture,
-)
+from openavs.models.vision_chat import VisionModel, VisionRequest, VisionServer
 from openavs.structures.types import ImageArray
 from tests.local_server import LocalServer, completion, refusal, serving
 from tests.tiny_lms import make_lm, make_vlm

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from openavs.config.recipe import Recipe, load_recipe
+from openavs.config.recipe import STAGE_GROUPS, Recipe, load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import count_parameters, stored_dtype
 from openavs.models.device import DeviceConfig, available_memory, total_memory
@@ -23,7 +23,6 @@ from openavs.pipeline.memory_estimate import (
     measure_footprints,
     should_offload,
 )
-from openavs.pipeline.offload import STAGE_GROUPS
 from openavs.pipeline.pipeline import Pipeline
 from tests.plugin_recipe import write_recipe
 from tests.tiny_lms import make_lm, make_vlm

@@ -19,8 +19,9 @@ from openavs.results.serialization import result_from_json
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Caption
 from openavs.visualization.player import MotionRecorder
+from openavs.web import SegmentRequest
 from openavs.web.artifacts import captions_vtt, write_files, write_overlay_video, write_player_video
-from openavs.web.inference import ModelCache, SegmentRequest, run_request
+from openavs.web.inference import ModelCache, run_request
 from tests.web.conftest import CONFIG
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from openavs.results.result import Result
 from openavs.structures.types import Caption, Prompt, Rejection
-from openavs.web import components
-from openavs.web.inference import InferenceProgress, ModelCache, SegmentRequest, run_request
+from openavs.web import SegmentRequest, components
+from openavs.web.inference import InferenceProgress, ModelCache, run_request
 from openavs.web.session import SessionStore
 from tests.web.conftest import CONFIG
 

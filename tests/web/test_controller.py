@@ -14,8 +14,9 @@ from openavs.errors import InputError
 from openavs.results.result import Result
 from openavs.structures.masks import RLE
 from openavs.structures.types import ClipResult, Event, FrameResult, Rejection, Segment, Verdict, Waveform
+from openavs.web import SegmentRequest
 from openavs.web.controller import Controller, to_payload
-from openavs.web.inference import ModelCache, SegmentRequest
+from openavs.web.inference import ModelCache
 from openavs.web.session import SessionStore
 from tests.web.conftest import CONFIG, wait_for
 

@@ -14,9 +14,10 @@ import pytest
 from openavs.errors import InputError
 from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import ClipResult, Segment
+from openavs.web import SegmentRequest
 from openavs.web.artifacts import read_result_file
 from openavs.web.controller import Controller, PageContent
-from openavs.web.inference import ModelCache, SegmentRequest
+from openavs.web.inference import ModelCache
 from openavs.web.session import Run, SessionStore
 from tests.web.conftest import CONFIG
 

@@ -21,10 +21,10 @@ from openavs.stages.translators.llm import LlmTranslator
 from openavs.structures.types import Caption, ImageArray
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene
+from openavs.web import SegmentRequest
 from openavs.web.inference import (
     InferenceProgress,
     ModelCache,
-    SegmentRequest,
     command_text,
     distinct_captions,
     recipe_options,

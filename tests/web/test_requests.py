@@ -10,8 +10,8 @@ from PIL import Image
 
 from openavs.errors import InputError
 from openavs.media.encode import write_video
-from openavs.web import ServerConfig
-from openavs.web.inference import SegmentRequest, open_request, parse_threshold, parse_vocabulary
+from openavs.web import SegmentRequest, ServerConfig, parse_threshold, parse_vocabulary
+from openavs.web.inference import open_request
 from tests.web.conftest import CONFIG
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from openavs.errors import InputError
 from openavs.media.clip import probe
-from openavs.web.inference import SegmentRequest
+from openavs.web import SegmentRequest
 from openavs.web.session import MAX_RUNS, PREFIX, SessionStore, remove_old_files, server_tempdir, write_example
 
 

@@ -15,17 +15,10 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from openavs.errors import InputError
+from openavs.media.images import encode_jpeg, fit_picture
 from openavs.models.chat_api.chat_server import ChatServer, OnError, Structured, Usage
 from openavs.models.chat_api.endpoint import OPENAI, ParseError
-from openavs.models.vision_chat import (
-    MAX_BYTES,
-    MAX_PIXELS,
-    VisionModel,
-    VisionRequest,
-    VisionServer,
-    encode_jpeg,
-    fit_picture,
-)
+from openavs.models.vision_chat import MAX_BYTES, MAX_PIXELS, VisionModel, VisionRequest, VisionServer
 from openavs.stages.prompting import clean_text, load_prompt
 from openavs.stages.reasoners.judgment import Judgment, parse_judgment
 from openavs.stages.reasoners.question import ClipQuestion, build_question, candidate_key

@@ -1,21 +1,11 @@
-"""Trackers: their protocol, key frames, and the rule by which they match segments with tracks."""
+"""Protocol of trackers, key frames, and rejections of phrases that a tracker still follows."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-import numpy.typing as npt
-
-from openavs.structures.association import IouMatrix, match_objects
 from openavs.structures.types import Rejection, Segment, TrackedFrame
-
-CROSS_PHRASE_MIN_IOU = 0.5
-"""Minimum IoU of a track and a segment with different phrases."""
-
-SAME_PHRASE_BONUS = 0.25
-"""Added to the IoU of a track and a segment with the same phrase. Small: detectors confuse phrases, too."""
 
 _NOT_DETECTED = ("not found", "unknown word", "below threshold")
 
@@ -58,23 +48,6 @@ def key_frames(phrases: Sequence[Collection[str]], interval: int) -> frozenset[i
         if since % interval == 0:
             keys.append(i)
     return frozenset(keys)
-
-
-def match_tracks(iou: IouMatrix, same_phrase: npt.NDArray[np.bool_], min_iou: float) -> list[int | None]:
-    """Match tracks and segments one to one, see `match_objects`; a track can change its phrase.
-
-    A pair of one phrase needs an IoU of `min_iou`, any other also one of `CROSS_PHRASE_MIN_IOU`.
-
-    Args:
-        iou: `[tracks, segments]`, in [0, 1].
-        same_phrase: whether a track had the segment's phrase before, `[tracks, segments]`.
-        min_iou: minimum IoU of a pair.
-
-    Returns:
-        For each segment the index of its track, or None for a new object.
-    """
-    least = np.where(same_phrase, min_iou, max(CROSS_PHRASE_MIN_IOU, min_iou))
-    return match_objects(iou, least, SAME_PHRASE_BONUS * same_phrase)
 
 
 def remaining_rejections(rejected: Iterable[Rejection], segments: Iterable[Segment]) -> tuple[Rejection, ...]:

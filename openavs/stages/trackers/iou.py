@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.stages.trackers.base import match_tracks, remaining_rejections
-from openavs.structures.association import IouMatrix
+from openavs.stages.trackers.base import remaining_rejections
+from openavs.structures.association import IouMatrix, match_objects
 from openavs.structures.masks import RLE, iou, mask_to_rle, rle_iou, rle_to_mask
-from openavs.structures.types import Box, ImageArray, Segment, TrackedFrame
+from openavs.structures.types import Box, ClipResult, Frame, ImageArray, Segment, TrackedFrame
 
 _NO_PIXELS: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
 _MAX_EXTRAPOLATION = 1.0  # seconds for which an object is assumed to keep its velocity
@@ -200,3 +201,48 @@ def _center(box: Box) -> tuple[float, float]:
 def _size(box: Box) -> float:
     """Return the square root of a box's area."""
     return float(np.sqrt(max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)))
+
+
+CROSS_PHRASE_MIN_IOU = 0.5
+"""Minimum IoU of a track and a segment with different phrases."""
+
+SAME_PHRASE_BONUS = 0.25
+"""Added to the IoU of a track and a segment with the same phrase. Small: detectors confuse phrases, too."""
+
+
+def match_tracks(iou: IouMatrix, same_phrase: npt.NDArray[np.bool_], min_iou: float) -> list[int | None]:
+    """Match tracks and segments one to one, see `match_objects`; a track can change its phrase.
+
+    A pair of one phrase needs an IoU of `min_iou`, any other also one of `CROSS_PHRASE_MIN_IOU`.
+
+    Args:
+        iou: `[tracks, segments]`, in [0, 1].
+        same_phrase: whether a track had the segment's phrase before, `[tracks, segments]`.
+        min_iou: minimum IoU of a pair.
+
+    Returns:
+        For each segment the index of its track, or None for a new object.
+    """
+    least = np.where(same_phrase, min_iou, max(CROSS_PHRASE_MIN_IOU, min_iou))
+    return match_objects(iou, least, SAME_PHRASE_BONUS * same_phrase)
+
+
+_NO_IMAGE: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
+
+
+def link_tracks(result: ClipResult) -> ClipResult:
+    """Return the result with a track for every segment: of a result without tracks, those that overlap in time."""
+    loose = [[s for s in f.segments if s.track is None] for f in result.frames]
+    if not any(loose):
+        return result
+    first = max((s.track for f in result.frames for s in f.segments if s.track is not None), default=-1) + 1
+    given = (
+        TrackedFrame(Frame(f.index, f.time, _NO_IMAGE), tuple(p.phrase for p in f.prompts), tuple(own))
+        for f, own in zip(result.frames, loose, strict=True)
+    )
+    frames = []
+    for f, linked in zip(result.frames, IouTracker(max_gap_seconds=0.0).track(given), strict=True):
+        numbers = iter(first + (s.track or 0) for s in linked.segments)
+        own = (s if s.track is not None else replace(s, track=next(numbers)) for s in f.segments)
+        frames.append(replace(f, segments=tuple(own)))
+    return replace(result, frames=tuple(frames))

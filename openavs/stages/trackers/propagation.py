@@ -15,7 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from openavs.errors import InputError
-from openavs.stages.trackers.base import match_tracks, remaining_rejections
+from openavs.stages.trackers.base import remaining_rejections
+from openavs.stages.trackers.iou import match_tracks
 from openavs.structures.association import IouMatrix
 from openavs.structures.masks import RLE, rle_iou
 from openavs.structures.types import ImageArray, Rejection, Segment, TrackedFrame

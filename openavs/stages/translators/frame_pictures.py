@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from openavs.models.vision_chat import encode_jpeg, fit_picture
+from openavs.media.images import encode_jpeg, fit_picture
 from openavs.stages.prompting import CaptionRun, merge_runs
 from openavs.stages.translators.base import FramePicture
 from openavs.structures.types import Caption, Clip, ImageArray

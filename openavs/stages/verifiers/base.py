@@ -1,12 +1,9 @@
-"""Protocols of verifiers, of looks and of whole clips, and the calibration of their thresholds.
-
-Verifiers of whole clips make a `Choice` about each segment and apply them to its frame.
-"""
+"""Protocols of verifiers, of looks and of whole clips, and the calibration of their thresholds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import getattr_static
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
@@ -15,9 +12,7 @@ import numpy as np
 from openavs.errors import InputError
 from openavs.structures.types import (
     ClipEvidence,
-    Decision,
     ImageArray,
-    Rejection,
     Segment,
     TrackedFrame,
     Verdict,
@@ -51,48 +46,6 @@ class TemporalVerifier(Protocol):
 def is_temporal(verifier: Any) -> TypeGuard[TemporalVerifier]:
     """Return whether a verifier has `verify_clip`, without reading it, which would load a lazy backend's model."""
     return callable(getattr_static(verifier, "verify_clip", None))
-
-
-# ------------------------------------------------------------------------------------------------- choices
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The decision about one candidate of a phrase.
-
-    Attributes:
-        decision: `kept`, `rejected` or `unresolved`.
-        score: how well it fits the sound, in [0, 1].
-        margin: see `Verdict`.
-        reason: reason of the rejection: `silent` or `off-screen`; None unless rejected.
-    """
-
-    decision: Decision
-    score: float
-    margin: float | None = None
-    reason: str | None = None
-
-
-def apply_choices(tracked: TrackedFrame, choices: Sequence[Choice], verifier: str) -> TrackedFrame:
-    """Return a frame with a verdict on every segment; rejected segments become rejections, the best one first.
-
-    Args:
-        tracked: the frame.
-        choices: one for each segment.
-        verifier: name of the verifier.
-    """
-    segments: list[Segment] = []
-    rejected: list[Rejection] = []
-    for segment, choice in zip(tracked.segments, choices, strict=True):
-        if choice.reason is not None:
-            rejected.append(
-                Rejection(segment.phrase, choice.reason, choice.score, segment.box, choice.margin, verifier)
-            )
-            continue
-        verdict = Verdict(choice.decision, choice.score, choice.margin, None, verifier)
-        segments.append(replace(segment, verdicts=(*segment.verdicts, verdict)))
-    rejected.sort(key=lambda rejection: -(rejection.score or 0.0))
-    return replace(tracked, segments=tuple(segments), rejected=(*tracked.rejected, *rejected))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Candidates of a clip over time: which segments are the same object, and their cut-outs between the sampled frames."""
+"""Candidates of a clip over time: which segments are one object, their cut-outs, and the choices about them."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,17 @@ from PIL import Image
 
 from openavs.structures.association import ObjectLinker
 from openavs.structures.masks import resize_mask, rle_to_mask
-from openavs.structures.types import BoolMask, DenseFrameSource, Frame, ImageArray, TrackedFrame
+from openavs.structures.types import (
+    BoolMask,
+    Decision,
+    DenseFrameSource,
+    Frame,
+    ImageArray,
+    Rejection,
+    Segment,
+    TrackedFrame,
+    Verdict,
+)
 
 _SLACK = 1e-6  # s; times are sums of floats
 
@@ -271,3 +281,42 @@ def cut_out(
     pixels = cut.astype(np.float32)
     around = fill + background * (pixels - fill)
     return np.asarray(np.where(mask[..., None], pixels, around).round(), dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decision about one candidate of a phrase.
+
+    Attributes:
+        decision: `kept`, `rejected` or `unresolved`.
+        score: how well it fits the sound, in [0, 1].
+        margin: see `Verdict`.
+        reason: reason of the rejection: `silent` or `off-screen`; None unless rejected.
+    """
+
+    decision: Decision
+    score: float
+    margin: float | None = None
+    reason: str | None = None
+
+
+def apply_choices(tracked: TrackedFrame, choices: Sequence[Choice], verifier: str) -> TrackedFrame:
+    """Return a frame with a verdict on every segment; rejected segments become rejections, the best one first.
+
+    Args:
+        tracked: the frame.
+        choices: one for each segment.
+        verifier: name of the verifier.
+    """
+    segments: list[Segment] = []
+    rejected: list[Rejection] = []
+    for segment, choice in zip(tracked.segments, choices, strict=True):
+        if choice.reason is not None:
+            rejected.append(
+                Rejection(segment.phrase, choice.reason, choice.score, segment.box, choice.margin, verifier)
+            )
+            continue
+        verdict = Verdict(choice.decision, choice.score, choice.margin, None, verifier)
+        segments.append(replace(segment, verdicts=(*segment.verdicts, verdict)))
+    rejected.sort(key=lambda rejection: -(rejection.score or 0.0))
+    return replace(tracked, segments=tuple(segments), rejected=(*tracked.rejected, *rejected))

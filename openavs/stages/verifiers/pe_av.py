@@ -17,10 +17,11 @@ import torch
 from openavs.errors import InputError
 from openavs.models.device import resolve_device, run_with_oom_backoff
 from openavs.models.hub import resolve
-from openavs.stages.verifiers.base import Choice, apply_choices
 from openavs.stages.verifiers.candidates import (
     CandidateTimeline,
+    Choice,
     FrameWindow,
+    apply_choices,
     film_candidate,
     interval_of,
     window_times,

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from openavs.errors import InputError
-from openavs.stages.verifiers.base import Choice, apply_choices
+from openavs.stages.verifiers.candidates import Choice, apply_choices
 from openavs.stages.verifiers.residual_motion import MotionMap, MotionOutline, MotionReader, pixels_outside
 from openavs.stages.verifiers.synchrony import Series, SoundFeatures, event_gate, synchrony, turn_probabilities
 from openavs.structures.association import ObjectLinker

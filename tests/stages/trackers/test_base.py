@@ -10,13 +10,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 
-from openavs.stages.trackers.base import (
-    CROSS_PHRASE_MIN_IOU,
-    SAME_PHRASE_BONUS,
-    key_frames,
-    match_tracks,
-    remaining_rejections,
-)
+from openavs.stages.trackers.base import key_frames, remaining_rejections
+from openavs.stages.trackers.iou import CROSS_PHRASE_MIN_IOU, SAME_PHRASE_BONUS, match_tracks
 from openavs.structures.masks import rle_iou
 from openavs.structures.types import Rejection
 from tests.stages.trackers.squares import segment, square
