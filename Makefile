@@ -14,7 +14,7 @@ PROCESSES ?= 2
 PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 
-.PHONY: demo test test-all test-long test-robustness test-packages test-timm test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
+.PHONY: demo test test-all test-long test-robustness test-packages test-timm test-peers test-ray test-web docs coverage mutants lint fix install wheel test-wheel sbom audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo "make test-robustness  injected faults, fuzzing and security in full; make test runs a sample"
 	@echo "make test-packages  tests of the optional packages, each installed into its own folder beside .venv"
 	@echo "make test-timm      tests of the models that need timm, with a torch, torchvision and timm of their own: 5.5 GB beside .venv"
+	@echo "make test-peers     runs of other systems' packages in the benchmarks, with the torch of test-timm"
 	@echo "make test-ray       tests of label jobs on Ray, which is installed into .venv"
 	@echo "make test-web       tests of the web page in a browser; installs Gradio and playwright into .venv, needs Chromium"
 	@echo "make docs           build the documentation into build/site, check links, run examples; installs MkDocs into .venv"
@@ -94,6 +95,16 @@ build/timm/.installed: .ci/timm.txt $(STAMP)
 	mkdir -p $(@D)
 	grep -v '^torch==' constraints.txt > $(@D)/constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c $(@D)/constraints.txt --target $(@D) -r $<
+	@touch $@
+
+# The systems that eval/bench/compare_systems.py --peers real runs, beside the torch and torchvision of `make test-timm`.
+test-peers: build/peers/.installed
+	PYTHONPATH=$(CURDIR)/build/peers:$(CURDIR)/build/timm $(PYTEST) -m peers tests/eval/bench $(PYTEST_ARGS)
+
+build/peers/.installed: .ci/peers.txt build/timm/.installed
+	rm -rf $(@D)
+	SAM2_BUILD_CUDA=0 PYTHONPATH=$(CURDIR)/build/timm $(BIN)/python -m pip install --disable-pip-version-check --quiet \
+		--no-deps --no-build-isolation --target $(@D) -r $<
 	@touch $@
 
 # Ray is large and its tests start clusters, so they are not part of `make test`.

@@ -78,7 +78,7 @@ class Baselines:
             found: Found = []
             for phrase in load.phrases:
                 with context.timed("detect"):
-                    boxes = self._detect([image], [[phrase]])[0][phrase]
+                    boxes = self.detect([image], [[phrase]])[0][phrase]
                 for box in boxes:
                     found += self._segment(image, {phrase: [box]}, context)
             yield found
@@ -97,7 +97,7 @@ class Baselines:
         for image in load.images:
             repeated = [image] * len(load.phrases)
             with context.timed("detect"):
-                boxes = self._detect(repeated, [[phrase] for phrase in load.phrases])
+                boxes = self.detect(repeated, [[phrase] for phrase in load.phrases])
             with context.timed("encode"):
                 encodings = self.predictor.encode(repeated)
             with context.timed("decode"):
@@ -117,11 +117,11 @@ class Baselines:
         for image in load.images:
             with torch.autocast(self.device.type, torch.bfloat16) if autocast else nullcontext():
                 with context.timed("detect"):
-                    boxes = self._detect([image], [load.phrases])[0]
+                    boxes = self.detect([image], [load.phrases])[0]
                 found = self._segment(image, boxes, context)
             yield found
 
-    def _detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[dict[str, list[Box]]]:
+    def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[dict[str, list[Box]]]:
         """Return the best boxes of every phrase in each image, by one forward pass."""
         texts = [". ".join(own) + "." for own in phrases]
         inputs = self.processor(

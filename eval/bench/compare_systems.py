@@ -3,11 +3,13 @@
     python eval/bench/compare_systems.py --json                              small networks: seconds, run by the tests
     python eval/bench/compare_systems.py --size reduced --json               published networks, reduced images: an hour
     python eval/bench/compare_systems.py --size real --frames 1 --json       published networks and sizes
+    python eval/bench/compare_systems.py --peers real --json                 packages of other systems: peers.py
     python eval/bench/compare_systems.py --only growth --clips 10,100,1000   linear cost and flat memory?
 
 All systems run alternately in one process, on one thread by default, with random weights from a seed and the same
 frames in memory (`workloads.py`): three phrases, two boxes each. The other systems are short re-implementations
-(`baselines.py`), and the detection pipeline of transformers, which is the original.
+(`baselines.py`), and the detection pipeline of transformers, which is the original. `--peers real` adds the packages of
+other systems (`peers.py`), with SAM 2 unless `--segmenter sam`.
 
 - `ratio.X`: seconds of X over those of openavs, the median over the repeats of the ratio within a repeat; `spread.X`:
   the smallest and the largest. On one thread of a CPU these are CPU seconds, which other processes change little;
@@ -16,8 +18,10 @@ frames in memory (`workloads.py`): three phrases, two boxes each. The other syst
 - `agreement`: IoU of the masks of openavs in its own dtype (bfloat16 if that was float32) with those in float32, on two
   frames. Random scores have near ties, which either dtype may break: `.same_boxes` is the IoU of masks whose boxes
   agree, `.same_boxes_share` their share. `agreement.tiny` is that of the embedded models, which are trained;
-  `agreement.grounded_sam2_bf16` compares the autocast of this system with its own float32. `agreement.X` of the others
-  is the IoU with the masks of openavs, both in float32 and with the same captions: 1 means that both compute the same.
+  `agreement.X_bf16` compares the autocast of a system with its own float32. `agreement.X` of the others is the IoU with
+  the masks of openavs, both in float32 and with the same captions: 1 means that both compute the same.
+- `imitation.X`: with `--peers real`, CPU seconds of the re-implementation of the package X over those of X, the median
+  of the ratios within a repeat; `imitation.agreement.X`: IoU of the masks of both.
 - `overhead`: seconds of a run of openavs over those within the forward passes of its models, minus 1; `overhead.tiny`:
   the same with the recipe `tiny`, its captioner and language model included; `overhead.replayed`: CPU seconds of a run
   over those of the same forward passes alone, on recorded tensors, minus 1.
@@ -62,7 +66,9 @@ from openavs.structures.types import Box, Clip, ClipResult, FrameResult
 logger = logging.getLogger("compare_systems")
 
 PARTS = ("ratios", "agreement", "overhead", "growth")
-FULL_COMPARISON = ("grounded_sam2_fp32", "grounded_sam2_bf16")  # compared on all workloads; the others on the standard
+# Compared on all workloads; the others on the standard one.
+FULL_COMPARISON = ("grounded_sam2_fp32", "grounded_sam2_bf16", "sam2_package_bf16")
+ONE_BY_ONE = ("naive", "lang_sam", "autodistill_package")  # every phrase is a caption of its own
 AGREEMENT_FRAMES = 2
 SAME_BOX = 0.98  # IoU from which two boxes are the same choice
 TINY_AGREEMENT_CLIPS, TINY_OVERHEAD_CLIPS = 12, 6
@@ -88,7 +94,8 @@ def parse_options(words: list[str]) -> argparse.Namespace:
     """Parse the command line; the default dtype depends on size and device."""
     parser = argument_parser(__doc__, repeats=3)
     parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--segmenter", choices=("sam", "sam2"), default="sam")
+    parser.add_argument("--segmenter", choices=("sam", "sam2"), help="default: sam, with --peers real sam2")
+    parser.add_argument("--peers", choices=("imitated", "real"), default="imitated", help="real: the packages, too")
     parser.add_argument("--frames", type=int, default=10, help="of a workload")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -101,6 +108,7 @@ def parse_options(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="a folder for the models")
     parser.add_argument("--verbose", action="store_true", help="log every run on stderr")
     options = parser.parse_args(words)
+    options.segmenter = options.segmenter or ("sam2" if options.peers == "real" else "sam")
     small_on_cpu = options.size == "small" and options.device == "cpu"
     options.dtype = options.dtype or ("float32" if small_on_cpu else "bfloat16")
     return options
@@ -133,11 +141,28 @@ class Comparison:
         self.options = options
         self.size = SIZES[options.size]
         image = self.workload().images[0]
-        self.models = save_models(folder / self.size.name, self.size, options.segmenter, image)
+        folder /= self.size.name
+        network = "packaged" if options.peers == "real" else "tiny"
+        self.models = save_models(folder, self.size, options.segmenter, image, network=network)
         self.baselines = Baselines(*self.models, options.device)
+        self.systems = dict(self.baselines.systems)
+        transformers = {"detector": self.baselines.detector, "segmenter": self.baselines.predictor.model}
+        self.networks = dict.fromkeys(self.systems, transformers)
+        self.imitations: dict[str, str] = {}
+        if options.peers == "real":
+            self.add_peers(folder)
         self.ours = self.pipeline(options.dtype)
         self.clock = "cpu" if options.threads == 1 and options.device == "cpu" else "wall"
-        self.selected = [name for name in self.baselines.systems if name in (options.systems or self.baselines.systems)]
+        self.selected = [name for name in self.systems if name in (options.systems or self.systems)]
+
+    def add_peers(self, folder: Path) -> None:
+        """Add the packages of other systems."""
+        from peers import IMITATIONS, Peers
+
+        peers = Peers(self.baselines, *self.models, folder)
+        self.systems |= peers.systems
+        self.networks |= peers.networks
+        self.imitations = {name: IMITATIONS[name] for name in peers.systems if name in IMITATIONS}
 
     def pipeline(self, dtype: str, joint: bool = True) -> Pipeline:
         """Build the pipeline of openavs; see `build_pipeline`."""
@@ -160,8 +185,8 @@ class Comparison:
             found = profile(stream(pipeline, workload.clip()), Networks.of_pipeline(pipeline), packed)
         else:
             processed = (True,) * len(workload.images)
-            networks = Networks(detector=self.baselines.detector, segmenter=self.baselines.predictor.model)
-            found = profile(partial(self.baselines.systems[pipeline], workload), networks, packed)
+            networks = Networks(**self.networks[pipeline])
+            found = profile(partial(self.systems[pipeline], workload), networks, packed)
         counts = [len(frame) for frame in found.outputs]
         if counts != [BOXES * len(workload.phrases) * flag for flag in processed]:
             raise SystemExit(f"the workload is uneven: {counts} boxes in its frames; choose another seed")
@@ -200,6 +225,10 @@ def ratio_figures(comparison: Comparison) -> dict[str, Any]:
         }
         if standard:
             figures |= details(runs, comparison.options.frames)
+            for system, imitation in comparison.imitations.items():
+                if {system, imitation} <= runs.keys():
+                    own = ratios(runs[imitation], runs[system], comparison.clock)
+                    figures[f"imitation.{system}"] = round(median(own), 3)
             if "naive" in systems:
                 figures["ratio.naive_encoding_per_phrase"] = round(naive_encoding_per_phrase(runs), 3)
         else:
@@ -257,19 +286,30 @@ def agreement_figures(comparison: Comparison) -> dict[str, Any]:
     others = {name: masks(name) for name in comparison.selected if name != "hf_pipeline"}
     exact, low = (masks(comparison.pipeline(dtype)) for dtype in ("float32", reduced))
     pairs = {"agreement": (low, exact)}
-    if one_by_one := others.keys() & {"naive", "lang_sam"}:
+    if one_by_one := others.keys() & set(ONE_BY_ONE):
         separate = masks(comparison.pipeline("float32", joint=False))
         pairs |= {f"agreement.{name}": (others[name], separate) for name in sorted(one_by_one)}
-    if "grounded_sam2_fp32" in others:
-        pairs["agreement.grounded_sam2_fp32"] = (others["grounded_sam2_fp32"], exact)
-        if "grounded_sam2_bf16" in others:
-            pairs["agreement.grounded_sam2_bf16"] = (others["grounded_sam2_bf16"], others["grounded_sam2_fp32"])
-    figures: dict[str, Any] = {name: round(mean_iou(*pair), 4) for name, pair in pairs.items()}
-    same = [mask for box, mask in pair_segments(low, exact) if box >= SAME_BOX]
-    if same:
-        figures["agreement.same_boxes"] = round(mean(same), 4)
-    figures["agreement.same_boxes_share"] = round(len(same) / sum(map(len, exact)), 4)
+    for name in sorted(others.keys() - set(ONE_BY_ONE)):
+        float32 = f"{name.removesuffix('_bf16')}_fp32"
+        reference = others.get(float32) if name.endswith("_bf16") else exact
+        if reference is not None:
+            pairs[f"agreement.{name}"] = (others[name], reference)
+    for name, imitation in comparison.imitations.items():
+        if {name, imitation} <= others.keys():
+            pairs[f"imitation.agreement.{name}"] = (others[name], others[imitation])
+    figures: dict[str, Any] = {}
+    for name, pair in pairs.items():
+        figures |= agreement(name, *pair)
     return figures | {"agreement.tiny": round(tiny_agreement(reduced), 4), "agreement.dtype": reduced}
+
+
+def agreement(name: str, one: list[PackedFrame], other: list[PackedFrame]) -> dict[str, float]:
+    """Return the mean IoU of paired masks; of those whose boxes agree, too, and the share of these."""
+    same = [mask for box, mask in pair_segments(one, other) if box >= SAME_BOX]
+    figures = {name: mean_iou(one, other), f"{name}.same_boxes_share": len(same) / sum(map(len, other))}
+    if same:
+        figures[f"{name}.same_boxes"] = mean(same)
+    return {key: round(value, 4) for key, value in figures.items()}
 
 
 def tiny_agreement(dtype: str) -> float:

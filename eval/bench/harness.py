@@ -1,7 +1,7 @@
 """Shared by the benchmark scripts: options, alternating timings, child processes, and output.
 
-This module imports neither torch nor openavs: on Linux a child process starts with the peak memory of its parent, so
-a script that measures its children must stay small.
+This module imports neither torch nor openavs: on Linux a child process starts with the memory of its parent, so a
+script that measures its children must be small when it starts them.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def run_process(
         SystemExit: the exit code is another one.
     """
     words = [str(word) for word in command]
+    _reset_peak()
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as output:
@@ -143,6 +144,12 @@ def run_process(
         raise SystemExit(f"{' '.join(words)[:200]}: exit code {child.returncode}\n{text[-2000:]}")
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MB
     return ProcessUsage(text, wall, usage.ru_utime + usage.ru_stime, peak, child.returncode)
+
+
+def _reset_peak() -> None:
+    """Reset the peak memory of this process to its current memory (Linux); a child process starts with that peak."""
+    if sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def run_openavs(*words: object, **options: Any) -> ProcessUsage:

@@ -138,11 +138,11 @@ def _counted_modules(network: Any) -> Iterator[tuple[Any, str, Callable[[Any, An
     if getattr(network, "can_generate", bool)():
         yield network, "questions", _prompts
     for name, module in network.named_modules():
-        if type(module).__name__.endswith("GroundingDinoEncoder"):
+        if type(module).__name__.endswith(("GroundingDinoEncoder", "GroundingDINO")):  # the latter: its package
             yield module, "detections", _batch_size  # images, each with one caption
-        elif name == "vision_encoder":
+        elif name in ("vision_encoder", "image_encoder"):
             yield module, "encodings", _batch_size  # images
-        elif name == "mask_decoder":
+        elif name in ("mask_decoder", "sam_mask_decoder"):
             yield module, "decodings", lambda _, output: len(output[0].flatten(0, 1))  # [images, boxes, ...]
         elif name == "audio_model":
             yield module, "hearings", _batch_size  # audio windows
@@ -156,6 +156,8 @@ def _count_work(
 
 
 def _batch_size(_: Any, output: Any) -> int:
+    if torch.is_tensor(output):
+        return len(output)
     values = output.values() if hasattr(output, "values") else output
     return next(len(value) for value in values if torch.is_tensor(value))
 

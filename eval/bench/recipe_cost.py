@@ -98,7 +98,7 @@ def main() -> None:
         workload = standard(REAL.image, options.frames)
         recipes = published_recipes(options, folder, workload)
         figures: dict[str, Any] = {"frames": options.frames, "repeats": options.repeats, "dtype": options.dtype}
-        if options.memory:  # first: a child starts with the peak memory of its parent
+        if options.memory:  # first: a child starts with the memory of its parent
             figures |= memory_figures(recipes, folder)
         figures |= cost_figures(recipes, workload, options.repeats)
     print_figures(figures, options.json)

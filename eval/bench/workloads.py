@@ -199,8 +199,8 @@ _SAM2 = {  # width, heads, blocks, windows, blocks with global attention, edge o
 
 
 def detector_config(network: str) -> Any:
-    """Return the published configuration of Grounding DINO: `tiny` with Swin-T, `base` with Swin-B."""
-    if network == "tiny":
+    """Return the published configuration of Grounding DINO: `base` with Swin-B, else with Swin-T."""
+    if network != "base":
         return GroundingDinoConfig()
     swin = SwinConfig(
         embed_dim=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32], window_size=12, image_size=384,
@@ -242,10 +242,12 @@ def language_config() -> Any:
 # ------------------------------------------------------------------------------------------------------ saved models
 
 
-def save_models(folder: Path, size: Size, segmenter: str, image: ImageArray, seed: int = 0) -> tuple[Path, Path]:
+def save_models(
+    folder: Path, size: Size, segmenter: str, image: ImageArray, seed: int = 0, network: str = "tiny"
+) -> tuple[Path, Path]:
     """Save a detector and a segmenter (`sam` or `sam2`) and return their folders; `image` is one of the workload."""
     torch.manual_seed(seed)
-    detector = save_detector(folder / "grounding-dino", size, image)
+    detector = save_detector(folder / "grounding-dino", size, image, network)
     save = {"sam": save_sam, "sam2": save_sam2}[segmenter]
     return detector, save(folder / segmenter, size)
 
@@ -272,7 +274,8 @@ def save_recipe_models(recipe: Recipe, folder: Path, image: ImageArray) -> list[
 def save_detector(folder: Path, size: Size, image: ImageArray, network: str = "tiny", device: str = "cpu") -> Path:
     """Save Grounding DINO as published (see `detector_config`), with BERT base, or a tenth of it.
 
-    The network `mm-tiny` is MM-Grounding-DINO with Swin-T, the architecture of LLMDet tiny.
+    The network `mm-tiny` is MM-Grounding-DINO with Swin-T, the architecture of LLMDet tiny. A small `packaged` one has
+    the width and the backbone of `tiny`, which are the least that Grounding DINO's own package can represent.
     """
     tokenizer = _word_tokenizer()
     if size.published:
@@ -280,7 +283,7 @@ def save_detector(folder: Path, size: Size, image: ImageArray, network: str = "t
         config = MMGroundingDinoConfig() if network == "mm-tiny" else detector_config(network)
         config.text_config = BertConfig(vocab_size=len(tokenizer))
     else:
-        config = _small_detector_config(len(tokenizer))
+        config = _small_detector_config(len(tokenizer), packaged=network == "packaged")
     classes = {"mm-grounding-dino": MMGroundingDinoForObjectDetection}
     with torch.device(device):
         model: Any = classes.get(config.model_type, GroundingDinoForObjectDetection)(config).eval()
@@ -294,16 +297,21 @@ def save_detector(folder: Path, size: Size, image: ImageArray, network: str = "t
     return folder
 
 
-def _small_detector_config(words: int) -> Any:
+def _small_detector_config(words: int, *, packaged: bool) -> Any:
     swin = SwinConfig(
         image_size=64, embed_dim=32, depths=[1, 1, 2, 1], num_heads=[1, 2, 4, 8], window_size=7, out_indices=[2, 3, 4]
     )
+    if packaged:
+        swin = GroundingDinoConfig().backbone_config
     text = BertConfig(
         vocab_size=words, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256
     )
     layers = {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256}
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    return GroundingDinoConfig(backbone_config=swin, text_config=text, d_model=64, num_queries=200, **layers, **heads)
+    width, count = (256, 8) if packaged else (64, 4)
+    heads = {"encoder_attention_heads": count, "decoder_attention_heads": count}
+    return GroundingDinoConfig(
+        backbone_config=swin, text_config=text, d_model=width, num_queries=200, **layers, **heads
+    )
 
 
 @torch.no_grad()
@@ -338,13 +346,19 @@ def save_sam(folder: Path, size: Size, network: str = "base", device: str = "cpu
     vision = square | (sam_vision(network) if size.published else small | {"mlp_dim": 384})
     with torch.device(device):
         model = SamModel(SamConfig(vision_config=vision, prompt_encoder_config=square)).eval()
-    # Published weights have a standard deviation of 1 here; the default initialization draws 128 times that, and then
-    # a shift of a box by a fraction of a pixel changes its mask.
-    torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)
+    _draw_position_embedding(model)
     model.save_pretrained(folder)
     edges = {"size": {"longest_edge": size.square}, "pad_size": {"height": size.square, "width": size.square}}
     SamProcessor(SamImageProcessorPil(**edges)).save_pretrained(folder)
     return folder
+
+
+def _draw_position_embedding(model: Any) -> None:
+    """Draw SAM's position embedding with the standard deviation of published weights, which is 1.
+
+    The default draws 128 times that, and then a shift of a box by a fraction of a pixel changes its mask.
+    """
+    torch.nn.init.normal_(model.shared_image_embedding.positional_embedding)
 
 
 def save_sam2(folder: Path, size: Size, network: str = "tiny", device: str = "cpu") -> Path:
@@ -365,6 +379,7 @@ def save_sam2(folder: Path, size: Size, network: str = "tiny", device: str = "cp
     }
     with torch.device(device):
         model = Sam2Model(Sam2Config(vision_config=vision, prompt_encoder_config={"image_size": side})).eval()
+    _draw_position_embedding(model)
     model.save_pretrained(folder)
     imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     preprocessor = {"size": {"height": side, "width": side}, **imagenet}

@@ -70,7 +70,7 @@ def carry_across(source: Path, target: Path, settings: dict[str, Any]) -> Path:
     for name, tensor in model.state_dict().items():  # queries come before keys, keys before values
         parts.setdefault(package_name(name), []).append(tensor)
     weights = {name: torch.cat(tensors) if len(tensors) == 3 else tensors[0].clone() for name, tensors in parts.items()}
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     save_file(weights, target / "model.safetensors")
     (target / "config.json").write_text(json.dumps({"model_type": "groundingdino", **settings}), encoding="utf-8")
     return target

@@ -47,7 +47,7 @@ def package_name(name: str) -> str:
 def carry_across(source: Path, target: Path) -> Path:
     """A folder for the `segment-anything` backend with the weights of a SamModel's folder."""
     weights = {package_name(name): tensor for name, tensor in load_file(source / "model.safetensors").items()}
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     save_file(weights, target / "model.safetensors")
     (target / "config.json").write_text(json.dumps({"model_type": "segment-anything"}), encoding="utf-8")
     return target
