@@ -1,11 +1,16 @@
 """Compares students with their teacher on synthetic data sets, over several seeds: mean and standard deviation.
 
     python eval/experiments/self_training.py --out runs/self-training --json
-    python eval/experiments/self_training.py --out runs/self-training --layouts s4 --seeds 1
+    python eval/experiments/self_training.py --out runs/self-training --layouts s4 --seeds 1 --students avsegformer
 
 For each seed a data set is written (scenes of different seeds and splits are disjoint), `tiny` labels the training
-clips without their masks, a student is trained on these labels, and the same student with the same seed on the ground
-truth. Teacher and students are scored on the test split (official protocol).
+clips without their masks, students are trained on these labels, and the same students with the same seed on the ground
+truth. Teacher and students are scored on the test split (official protocol). With `--train-seed` the training clips of
+one seed, which are labeled once, are those of all seeds: the seeds differ in their test clips, and in the students'
+weights and order of clips.
+
+`difference` is student minus teacher: by seed with its interval over clips, and the mean over seeds with a t interval,
+both of 95 %.
 
 - `s4`: one mask per clip, that of the first frame, as in the release.
 - `ms3`: the student starts from that of the same seed on `s4` with the same kind of labels, as the published ones do.
@@ -36,9 +41,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student_t
 
 from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
+from openavs.evaluation.compare import compare, read_report
 from openavs.evaluation.datasets.tables import BASE, CLASSES
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.predictor import Predictor
@@ -47,7 +54,8 @@ from openavs.synthetic.datasets import FRAME_TIME, write_layout
 from openavs.synthetic.scenes import sample_scene
 from openavs.training.config import TrainingRecipe, load_training_recipe
 from openavs.training.inference import StudentPipeline
-from openavs.training.self_training import SelfTrainingConfig, Splits, self_train, train_and_score
+from openavs.training.io import BUILT_IN
+from openavs.training.self_training import SelfTrainingConfig, Splits, label, train_and_score
 
 
 def main() -> None:
@@ -56,7 +64,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="data sets, labels, students and evaluations")
     parser.add_argument("--layouts", nargs="+", default=["s4", "ms3"], choices=["s4", "ms3", "ov"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--student", default="tpavi", choices=["tpavi", "ov-avss"], help="of s4 and ms3")
+    parser.add_argument("--students", nargs="+", default=["tpavi"], choices=list(BUILT_IN), help="of s4 and ms3")
+    parser.add_argument("--train-seed", type=int, metavar="SEED", help="the training clips of all seeds are its")
     parser.add_argument("--train", type=int, help="training clips; default 600 of s4, 200 of ms3, 150 of ov")
     parser.add_argument("--clips", type=int, default=60, help="test clips")
     parser.add_argument("--clip", metavar="REF", default="openavs:tiny/clip", help="the classifier of ov")
@@ -79,17 +88,23 @@ def main() -> None:
 
 
 def open_splits(layout: str, seed: int, options: argparse.Namespace) -> tuple[Path, Splits]:
-    """Return the folder and the data set of a seed, which is written if it is missing."""
-    folder: Path = options.out / f"{layout}-{seed}"
-    root = folder / "data"
-    if not root.exists():
-        count = options.train or {"s4": 600, "ms3": 200, "ov": 150}[layout]
-        part = folder / "data.part"
-        write_layout(layout, part, {"train": count, "val": 30, "test": options.clips}, seed)
-        part.rename(root)
-    return folder, Splits(
-        load_benchmark(layout), *(open_dataset(layout, root, split) for split in ("train", "val", "test"))
-    )
+    """Return the folder and the data set of a seed; what is missing is written."""
+    roots = {own: options.out / f"{layout}-{own}" / "data" for own in (seed, train_seed(seed, options))}
+    for own, root in roots.items():
+        if not root.exists():
+            count = options.train or {"s4": 600, "ms3": 200, "ov": 150}[layout]
+            part = root.with_name("data.part")
+            training = count if own == train_seed(own, options) else 1  # a layout has all splits
+            write_layout(layout, part, {"train": training, "val": 30, "test": options.clips}, own)
+            part.rename(root)
+    train = open_dataset(layout, roots[train_seed(seed, options)], "train")
+    others = (open_dataset(layout, roots[seed], split) for split in ("val", "test"))
+    return roots[seed].parent, Splits(load_benchmark(layout), train, *others)
+
+
+def train_seed(seed: int, options: argparse.Namespace) -> int:
+    """Return the seed of the training clips of a seed."""
+    return seed if options.train_seed is None else int(options.train_seed)
 
 
 def training_recipe(student: str, seed: int, options: argparse.Namespace, *more: str) -> TrainingRecipe:
@@ -98,29 +113,34 @@ def training_recipe(student: str, seed: int, options: argparse.Namespace, *more:
 
 
 def with_pseudo_labels(layout: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """Score the teacher, the student on its labels, and the student on the ground truth."""
+    """Score the teacher, the students on its labels, and the students on the ground truth."""
     folder, splits = open_splits(layout, seed, options)
-    folder /= options.student
-    before = options.out / f"s4-{seed}" / options.student
-    starts: dict[str, list[str]] = {"labels": [], "truth": []}
-    if layout == "ms3" and before.exists():
-        starts = {
-            "labels": [f"init={{student: {before / 'round-1' / 'student'}}}"],
-            "truth": [f"init={{student: {before / 'truth'}}}"],
-        }
-    started, tiny = time.process_time(), load_recipe("tiny")
-    recipe = training_recipe(options.student, seed, options, *starts["labels"])
-    report = self_train(
-        recipe, tiny, splits, folder, SelfTrainingConfig(), device="cpu", progress=progress_printer(layout, seed)
-    )
-    figures = {"teacher": report["figures"]["teacher"], "student": report["figures"]["round 1"]}
-    if not options.no_truth:
-        recipe = training_recipe(options.student, seed, options, *starts["truth"])
-        places = folder / "truth", folder / "truth-test"
-        figures["on truth"] = train_and_score(recipe, splits, *places, None, "cpu", progress_printer(layout, seed))
+    started, tiny, progress = time.process_time(), load_recipe("tiny"), progress_printer(layout, seed)
+    labels = folder.with_name(f"{layout}-{train_seed(seed, options)}") / "labels"
+    labeler = recipe_predictor(tiny, splits.train, splits.benchmark)
+    label(labeler, splits.train, labels, SelfTrainingConfig(), progress)
+    teacher = recipe_predictor(tiny, splits.test, splits.benchmark)
+    figures: dict[str, Any] = {"teacher": score(teacher, splits, folder / "teacher")}
+    for student in options.students:
+        for name, source in ((student, labels), (f"{student} on truth", None)):
+            if source is None and options.no_truth:
+                continue
+            kind = "labels" if source else "truth"
+            before = options.out / f"s4-{seed}" / student / kind / "student"
+            start = [f"init={{student: {before}}}"] if layout == "ms3" and before.exists() else []
+            recipe = training_recipe(student, seed, options, *start)
+            own = folder / student / kind
+            figures[name] = train_and_score(recipe, splits, own / "student", own / "test", source, "cpu", progress)
+            figures[name]["difference"] = difference(folder / "teacher", own / "test")
     if layout == "ms3":
         figures["constant masks"] = {"miou": constant_masks_miou(seed, options.clips)}
     return figures | {"cpu_s": round(time.process_time() - started)}
+
+
+def difference(teacher: Path, student: Path) -> dict[str, Any]:
+    """Return the mean over test clips of student minus teacher, with its interval."""
+    both = compare(read_report(teacher), read_report(student))["score"]
+    return {"mean": both["difference"], "interval": both["interval"]}
 
 
 def constant_masks_miou(seed: int, clips: int) -> float:
@@ -185,17 +205,28 @@ def progress_printer(layout: str, seed: int) -> Progress:
 
 
 def mean_and_deviation(seeds: dict[int, dict[str, Any]]) -> dict[str, str]:
-    """Format mean and standard deviation over the seeds, in percent."""
+    """Format mean and standard deviation over the seeds, and the interval of mean differences, in percent."""
     table = {}
-    for name in next(iter(seeds.values())):
-        if name == "cpu_s":
-            continue
-        for figure in next(iter(seeds.values()))[name]:
-            values = [100 * own[name][figure] for own in seeds.values() if own[name][figure] is not None]
+    for name, first in next(iter(seeds.values())).items():
+        for figure in () if name == "cpu_s" else first:
+            values = [own[name][figure] for own in seeds.values() if own[name][figure] is not None]
+            if figure == "difference":
+                values = [value["mean"] for value in values]
             if values:
-                deviation = f" +- {stdev(values):.1f}" if len(values) > 1 else ""
-                table[f"{name} {figure}"] = f"{mean(values):.1f}{deviation}"
+                table[f"{name} {figure}"] = _spread([100 * value for value in values], figure == "difference")
     return table
+
+
+def _spread(values: list[float], interval: bool) -> str:
+    """Return the mean and deviation of values; of differences with the t interval of 95 % of the mean."""
+    text = f"{mean(values):.1f}"
+    if len(values) < 2:
+        return text
+    text += f" +- {stdev(values):.1f}"
+    if interval:
+        half = float(student_t.ppf(0.975, len(values) - 1)) * stdev(values) / len(values) ** 0.5
+        text += f" ({mean(values) - half:.1f} to {mean(values) + half:.1f})"
+    return text
 
 
 if __name__ == "__main__":

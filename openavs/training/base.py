@@ -191,8 +191,11 @@ class Student(nn.Module, ModelHubMixin, ABC):
     # ------------------------------------------------------------------------------------------------------- on disk
 
     @classmethod
-    def build(cls, settings: Mapping[str, Any] | None = None) -> Self:
-        """Build the student from plain data; the InputError for an unknown key suggests the nearest."""
+    def build(cls, settings: Mapping[str, Any] | None = None, offline: bool = False) -> Self:
+        """Build the student from plain data; the InputError for an unknown key suggests the nearest.
+
+        `offline` is for students that load other weights here.
+        """
         return cls(make_config(cls, settings or {}))
 
     @classmethod
@@ -227,7 +230,7 @@ def load_folder(cls: type[S], folder: StudentFolder, offline: bool = False) -> S
             f"the model '{folder.ref}' is a student {folder.student!r}, not {cls.name!r}; give a folder of that kind"
         )
     try:
-        student = cls.build(folder.config)
+        student = cls.build(folder.config, offline)
     except InputError as error:
         raise ModelError(f"the config.json of the student '{folder.ref}' does not fit this openavs: {error}") from None
     load_state_dict_strict(student, folder.weights(), folder.ref)

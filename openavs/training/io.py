@@ -23,6 +23,7 @@ GROUP = "openavs.training"
 BUILT_IN = {
     "tpavi": EntryPoint("tpavi", "openavs.training.models.tpavi:Tpavi", GROUP),
     "avsegformer": EntryPoint("avsegformer", "openavs.training.models.avsegformer:AvSegFormer", GROUP),
+    "sama-avs": EntryPoint("sama-avs", "openavs.training.models.sama_avs:SamaAvs", GROUP),
     "ov-avss": EntryPoint("ov-avss", "openavs.training.models.ov_avss.model:OvAvss", GROUP),
 }
 KIND = "openavs-student"

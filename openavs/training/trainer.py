@@ -374,7 +374,7 @@ def make_student(recipe: TrainingRecipe, dataset: Dataset) -> Student:
     """Build the recipe's student for a benchmark, with seeded random weights and initialized parts."""
     cls = student_class(recipe.student)
     torch.manual_seed(recipe.seed)
-    student = cls.build(cls.adapt_config(dict(recipe.model), dataset.task, dataset.classes))
+    student = cls.build(cls.adapt_config(dict(recipe.model), dataset.task, dataset.classes), recipe.offline)
     student.offline = recipe.offline
     student.check(dataset.task, dataset.classes)
     student.prepare(dataset.task)

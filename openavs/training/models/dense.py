@@ -59,9 +59,14 @@ class DenseConfig:
 
 
 class DenseStudent(Student):
-    """A student with a backbone and logits for every pixel."""
+    """A student with a backbone and logits for every pixel.
 
-    def __init__(self, config: Any) -> None:
+    Args:
+        config: the settings.
+        network: the backbone; None for the one that `config.backbone` names.
+    """
+
+    def __init__(self, config: Any, network: nn.Module | None = None) -> None:
         super().__init__(config)
         if config.side % 32 or config.side <= 0:
             raise InputError(f"'model.side' must be a multiple of 32, not {config.side}")
@@ -69,7 +74,7 @@ class DenseStudent(Student):
             raise InputError(f"'model.frames' is at least 1, not {config.frames}")
         if len(config.classes) == 1:
             raise InputError("'model.classes' names the background and at least one class, or nothing for binary masks")
-        self.backbone = make_backbone(config.backbone, config.drop_path)
+        self.backbone = make_backbone(config.backbone, config.drop_path) if network is None else network
 
     @classmethod
     def adapt_config(cls, settings: dict[str, Any], task: Task, classes: Sequence[str]) -> dict[str, Any]:
