@@ -27,11 +27,12 @@ from torch import Tensor
 from openavs.errors import InputError, ModelError
 from openavs.models.convert import load_state_dict_strict, read_weights
 from openavs.models.hub import resolve
+from openavs.training.average import WeightAverage
 from openavs.training.base import Student
 from openavs.utils.fs import atomic_write, sync_folder
 
 LAST, OLD, PART = "last", ".last.old", ".last.part"
-STATE, OPTIMIZER = "training/state.json", "training/optimizer.safetensors"
+STATE, OPTIMIZER, AVERAGE = "training/state.json", "training/optimizer.safetensors", "training/average.safetensors"
 MAY_CHANGE = {"max_steps", "save_every", "workers", "offline", "tensorboard", "validation", "summary"}
 
 
@@ -45,7 +46,13 @@ class TrainingState:
     scaler: Mapping[str, Any] | None = None
 
 
-def save_last(out: Path, student: Student, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+def save_last(
+    out: Path,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    average: WeightAverage | None = None,
+) -> None:
     """Write OUT/last atomically."""
     part = out / PART
     shutil.rmtree(part, ignore_errors=True)
@@ -53,6 +60,8 @@ def save_last(out: Path, student: Student, optimizer: torch.optim.Optimizer, sta
     (part / "training").mkdir()
     tensors, numbers = _flat(optimizer.state_dict())
     (part / OPTIMIZER).write_bytes(save(tensors))
+    if average is not None:
+        (part / AVERAGE).write_bytes(save({name: tensor.cpu() for name, tensor in average.weights.items()}))
     scaler = dict(state.scaler) if state.scaler else None
     data = {
         "step": state.step,
@@ -70,8 +79,10 @@ def save_last(out: Path, student: Student, optimizer: torch.optim.Optimizer, sta
     shutil.rmtree(out / OLD, ignore_errors=True)
 
 
-def load_last(out: Path, student: Student, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Restore student and optimizer and return the state; that of the start without a checkpoint.
+def load_last(
+    out: Path, student: Student, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> TrainingState:
+    """Restore student, optimizer and average and return the state; that of the start without a checkpoint.
 
     Raises:
         ModelError: the checkpoint is damaged or of another student.
@@ -84,6 +95,8 @@ def load_last(out: Path, student: Student, optimizer: torch.optim.Optimizer) -> 
         data = json.loads((folder / STATE).read_bytes())
         tensors = load_file(folder / OPTIMIZER)
         optimizer.load_state_dict(_unflat(tensors, data["optimizer"]))
+        if average is not None:
+            average.load(load_file(folder / AVERAGE))
         return TrainingState(data["step"], data["best"], data["best_step"], data["scaler"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ModelError(

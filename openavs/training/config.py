@@ -80,8 +80,10 @@ class TrainingRecipe(_Section):
     """A whole training as plain data.
 
     `model` has the student's options, `audio` the VGGish, `init` the initial weights of its parts, `freeze` the number
-    of epochs at the start in which a part is not trained. `batch` is the number of clips per step over all devices;
-    `accumulate` is its number of micro-batches. A run has `epochs`, but at most `max_steps`.
+    of epochs at the start in which a part is not trained. `ema` is the decay of a moving average of the weights, which
+    is validated and saved in their place (see `average.py`); null, as in the papers, for the weights themselves.
+    `batch` is the number of clips per step over all devices; `accumulate` is its number of micro-batches. A run has
+    `epochs`, but at most `max_steps`.
     """
 
     name: Text
@@ -95,6 +97,7 @@ class TrainingRecipe(_Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: LearningRateSchedule = LearningRateSchedule()
     validation: ValidationConfig = ValidationConfig()
+    ema: Annotated[Number, Field(gt=0, lt=1)] | None = None
     epochs: Positive = 15.0
     max_steps: Count | None = None
     batch: Count = 4

@@ -33,6 +33,7 @@ from openavs.pipeline.context import Progress
 from openavs.results.provenance import provenance
 from openavs.results.serialization import json_bytes
 from openavs.training.audio_features import FeatureCache
+from openavs.training.average import WeightAverage
 from openavs.training.base import Student, StudentBatch, student_class
 from openavs.training.checkpoint import TrainingState, check_resumable, keep_metrics, load_last, save_best, save_last
 from openavs.training.config import TrainingRecipe
@@ -111,8 +112,9 @@ class Trainer:
         optimizer_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.kind]
         optimizer = optimizer_class(groups, lr=settings.lr, weight_decay=settings.weight_decay)
         self.out.mkdir(parents=True, exist_ok=True)
+        self.average = WeightAverage(self.student, self.recipe.ema) if self.recipe.ema else None
         if resume:
-            self.state = load_last(self.out, self.student, optimizer)
+            self.state = load_last(self.out, self.student, optimizer, self.average)
             self.saved = self.state.step
         self.network, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         if self.accelerator.scaler is not None and self.state.scaler:
@@ -184,6 +186,8 @@ class Trainer:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update(self.student, step)
         means = self.accelerator.reduce(totals, reduction="mean")
         return {
             **{name: float(value) for name, value in means.items()},
@@ -238,11 +242,12 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             if due:
-                self._validate(step, features)
+                with self.average.applied(self.student) if self.average else nullcontext():
+                    self._validate(step, features)
             scaler = self.accelerator.scaler
             self.state = replace(self.state, scaler=scaler.state_dict() if scaler is not None else None)
             self.student.facts["step"] = step
-            save_last(self.out, self.student, self.optimizer.optimizer, self.state)
+            save_last(self.out, self.student, self.optimizer.optimizer, self.state, self.average)
             self.saved = step
             self._plot_metrics()
         self.accelerator.wait_for_everyone()

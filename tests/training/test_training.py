@@ -21,6 +21,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from safetensors.torch import load_file
 
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
@@ -32,8 +33,9 @@ from openavs.training.audio_features import FeatureCache
 from openavs.training.base import Student, load_student, student_class
 from openavs.training.config import TrainingRecipe, load_training_recipe, training_recipe_names
 from openavs.training.inference import StudentPipeline, predict_clip
+from openavs.training.io import BUILT_IN
 from openavs.training.models.backbones import load_vggish
-from openavs.training.trainer import TrainingError, check_device, train
+from openavs.training.trainer import TrainingError, check_device, make_student, train
 from tests.conftest import ROOT
 
 
@@ -80,6 +82,68 @@ def test_resumed_training_has_the_same_losses(s4: Path, vggish: Path, tmp_path: 
     assert (resumed.steps, resumed.best, resumed.best_step) == (whole.steps, whole.best, whole.best_step)
     one, other = (load_student(str(tmp_path / name / "last")).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+EVERY_STUDENT = {
+    "tpavi": "model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4, drop_path: 0.2, flip: true}",
+    "avsegformer": "model={backbone: resnet_tiny, side: 32, channels: 32, heads: 2, encoder_layers: 1, "
+    "decoder_layers: 1, query_layers: 1, queries: 4, ffn: 16, query_ffn: 16, mask_ffn: 16, flip: true}",
+    "sama-avs": 'model={backbone: "openavs:tiny/sam", side: 128, adapter: 8, frames: 1, flip: true}',
+    "ov-avss": "model={backbone: resnet_tiny, channels: 32, heads: 2, encoder_layers: 1, decoder_layers: 1, "
+    'encoder_ffn: 16, decoder_ffn: 16, queries: 4, points: 64, frames: 1, sides: [32], clip: "openavs:tiny/clip"}',
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", sorted(BUILT_IN))
+def test_a_training_that_is_killed_twenty_times_has_the_same_losses(
+    student: str, s4: Path, vggish: Path, tmp_path: Path
+) -> None:
+    """The kills come after a step, with and without a checkpoint at it; the average of the weights resumes, too."""
+    recipe = small(
+        vggish, f"student={student}", EVERY_STUDENT[student], "epochs=99", "max_steps=41", "ema=0.9", "save_every=2"
+    )
+    run(recipe, s4, tmp_path / "whole")
+    kills = 0
+
+    def kill(stage: str, done: int, total: int) -> None:
+        if stage == "steps" and done == stop:
+            raise KeyboardInterrupt
+
+    for stop in sorted([*range(2, 42, 4), *range(3, 42, 4)]):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        torch.manual_seed(stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, s4, tmp_path / "cut", resume=True, progress=kill)
+        kills += 1
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(recipe, s4, tmp_path / "cut", resume=True)
+    assert kills == 20 and len(losses(tmp_path / "whole")) == 41
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    for part in ("model.safetensors", "last/model.safetensors", "last/training/average.safetensors"):
+        one, other = (load_file(tmp_path / name / part) for name in ("whole", "cut"))
+        assert all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+def test_average_of_the_weights_is_validated_and_saved(s4: Path, vggish: Path, tmp_path: Path) -> None:
+    """Each step keeps at most `(1 + step) / (10 + step)` of the average, and then the decay."""
+    weights: list[Any] = []
+
+    def keep(stage: str, done: int, total: int) -> None:
+        if stage == "steps" and done:
+            weights.append(load_student(str(tmp_path / "last")).state_dict()["decoder.head.conv3.weight"])
+
+    recipe = small(vggish, "ema=0.3", "max_steps=5", "save_every=1")
+    start = make_student(recipe, open_dataset("s4", s4, "train")).state_dict()["decoder.head.conv3.weight"]
+    run(recipe, s4, tmp_path, validate=False, progress=keep)
+    expected = start
+    for weight, decay in zip(weights, (1 / 10, 2 / 11, 3 / 12, 0.3, 0.3), strict=True):
+        expected = decay * expected + (1 - decay) * weight
+    saved = load_student(str(tmp_path)).state_dict()["decoder.head.conv3.weight"]
+    assert torch.allclose(saved, expected, atol=1e-6) and not torch.equal(saved, weights[-1])
+    assert torch.equal(
+        load_file(tmp_path / "last" / "training" / "average.safetensors")["decoder.head.conv3.weight"], saved
+    )
 
 
 def test_training_killed_before_its_first_checkpoint_restarts(s4: Path, vggish: Path, tmp_path: Path) -> None:
@@ -485,7 +549,7 @@ def test_wrong_input_is_reported_in_one_line(
 def test_unknown_student_prints_only_its_error(openavs: Any, s4: Path, tmp_path: Path) -> None:
     done = openavs("train", "foo", "--root", s4, "--benchmark", "s4", "--out", tmp_path / "run")
     assert done.code == 2
-    assert done.err == "openavs: there is no student 'foo'; there are avsegformer, ov-avss, tpavi\n"
+    assert done.err == "openavs: there is no student 'foo'; there are avsegformer, ov-avss, sama-avs, tpavi\n"
 
 
 def test_example_of_the_docs_is_a_student(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:

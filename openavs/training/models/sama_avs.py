@@ -179,6 +179,8 @@ class PromptFreeDecoder(nn.Module):
         classes: number of class tokens; 0 for one mask.
     """
 
+    positions: Tensor
+
     def __init__(self, sam: Any, classes: int) -> None:
         super().__init__()
         library, channels = sam.mask_decoder, sam.mask_decoder.hidden_size
