@@ -16,8 +16,8 @@ class WeightAverage:
 
     Args:
         student: the student, whose weights are its start.
-        decay: share of the average that a step keeps. It is at most `(1 + step) / (10 + step)`, so that the random
-            weights of the start are soon forgotten.
+        decay: share of the average that a step keeps. It is at most `(1 + step) / (10 + step)`, so that the share of
+            the random weights of the start falls fast.
     """
 
     def __init__(self, student: Student, decay: float) -> None:
