@@ -15,9 +15,8 @@ from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
-    from openavs.jobs.event_log import StageTimes
-    from openavs.jobs.executors.base import Executor
-    from openavs.jobs.job import Job
+    from openavs.jobs.checkpoint import StageTimes
+    from openavs.jobs.job import Executor, Job
     from openavs.jobs.manifest import Manifest
     from openavs.jobs.progress import JobProgress
     from openavs.structures.types import ClipResult

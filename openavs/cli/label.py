@@ -29,7 +29,7 @@ from openavs.cli.output import command_line, configure_logging, echo, log_line, 
 
 if TYPE_CHECKING:
     from openavs.config.recipe import Recipe
-    from openavs.jobs.executors.base import Executor
+    from openavs.jobs.job import Executor
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.progress import JobProgress
     from openavs.labeling.base import Source
@@ -222,7 +222,7 @@ def _finish(
     """Print the result of the job and end with its exit code."""
     from openavs.cli.jobs import failed_clips, print_stages, result_line
     from openavs.cli.output import reasons
-    from openavs.jobs.event_log import stage_times
+    from openavs.jobs.checkpoint import stage_times
     from openavs.utils.text import pluralize
 
     failed = failed_clips(progress, MAX_NAMED)

@@ -166,9 +166,8 @@ def _run(
     """Run the job of a command."""
     from openavs.cli.jobs import missing_listed, print_plan, report_changed, stage_cache
     from openavs.cli.output import job_progress, progress_bar
-    from openavs.jobs.executors.base import Executor
     from openavs.jobs.executors.local import LocalExecutor
-    from openavs.jobs.job import PIPELINE_BUILDER, REPORT_SINK, STUDENT_BUILDER, Job, import_name
+    from openavs.jobs.job import PIPELINE_BUILDER, REPORT_SINK, STUDENT_BUILDER, Executor, Job, import_name
     from openavs.jobs.loader import count_frames
     from openavs.jobs.manifest import JobRequest
     from openavs.jobs.output_dir import open_folder, pending_samples, reopen_changed

@@ -11,8 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, ValidationError
 
 from openavs.config import resources
-from openavs.config.options import LIST, ONE, first_error, section_of
-from openavs.config.overrides import apply_overrides, unwrap_single
+from openavs.config.options import LIST, ONE, apply_overrides, first_error, section_of, unwrap_single
 from openavs.errors import InputError
 from openavs.models.chat_api.endpoint import SERVER_BACKENDS, validate_base_url
 from openavs.utils.serialization import read_yaml

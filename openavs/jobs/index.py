@@ -16,8 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
-from openavs.jobs.checkpoint import completed, read_completion, read_timings
-from openavs.jobs.event_log import log_path
+from openavs.jobs.checkpoint import completed, log_path, read_completion, read_timings
 from openavs.jobs.locks import INDEX, claimed
 from openavs.jobs.manifest import Manifest
 from openavs.jobs.sample import Row, Sample

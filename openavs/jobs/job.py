@@ -1,9 +1,9 @@
-"""A job and its shards as plain data that is sent to workers in any process or machine, and what its sink writes."""
+"""A job, its shards and events as plain data, the protocol of executors, the pipeline of a job, and its sinks."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -257,3 +257,32 @@ class CacheCounter:
         new = counts - self._known
         self._known = counts
         return dict(sorted(new.items()))
+
+
+class ProgressListener(Protocol):
+    """The events of an executor; calls do not overlap."""
+
+    def ready(self, models: Mapping[str, Any]) -> None:
+        """A worker has loaded its models."""
+
+    def clip(self, done: ClipFinished) -> None:
+        """A clip is finished."""
+
+    def completed(self, shard: int) -> None:
+        """A shard is completed."""
+
+    def busy(self, spec: ShardSpec) -> None:
+        """Another job holds this shard."""
+
+    def crashed(self, spec: ShardSpec | None, how: str) -> None:
+        """A worker crashed at this shard (None: before it had one); `how` is a phrase such as `exit code -9`."""
+
+    def stopping(self) -> bool:
+        """Whether to finish the clips under way and stop; called at least once a second."""
+
+
+class Executor(Protocol):
+    """Runs shards."""
+
+    def run(self, job: Job, shards: Iterable[ShardSpec], listener: ProgressListener) -> None:
+        """Return when all shards are completed or held by another job, or after `listener.stopping()` was true."""

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError, ModelError
-from openavs.jobs.checkpoint import WORK, completed, read_completion
-from openavs.jobs.event_log import append, log_path, now
+from openavs.jobs.checkpoint import WORK, append, completed, log_path, now, read_completion
 from openavs.jobs.job import ClipFinished, Job, ShardSpec
 from openavs.jobs.locks import RUN, claimed
 from openavs.jobs.manifest import Manifest

@@ -10,9 +10,8 @@ from contextlib import suppress
 
 from openavs.errors import InputError
 from openavs.jobs.checkpoint import WORK
-from openavs.jobs.executors.base import Executor
 from openavs.jobs.index import write_index
-from openavs.jobs.job import Job
+from openavs.jobs.job import Executor, Job
 from openavs.jobs.locks import FIRST_SHARD, JOB, claim, claimed, release
 from openavs.jobs.manifest import Manifest
 from openavs.jobs.progress import JobProgress

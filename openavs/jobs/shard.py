@@ -18,9 +18,7 @@ from typing import Any, TypeVar
 
 from openavs.caching.store import StageCache
 from openavs.errors import InputError, InvalidOutputError, ModelError, OutOfMemoryError
-from openavs.jobs.checkpoint import ShardJournal, complete, journal_path, read_completion, save_timings
-from openavs.jobs.event_log import append
-from openavs.jobs.executors.base import ProgressListener
+from openavs.jobs.checkpoint import ShardJournal, append, complete, journal_path, read_completion, save_timings
 from openavs.jobs.index import failed_row, finished_row
 from openavs.jobs.job import (
     CacheCounter,
@@ -28,6 +26,7 @@ from openavs.jobs.job import (
     Job,
     PredictorOutput,
     ProbabilisticResult,
+    ProgressListener,
     ShardSpec,
     Sink,
     WindowedPipeline,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openavs.config.overrides import find_section
+from openavs.config.options import find_section
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError, ModelError
 from openavs.models.hub import COMMIT, is_pinned, split_reference

@@ -11,8 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from openavs.config import resources
-from openavs.config.options import first_error
-from openavs.config.overrides import apply_override
+from openavs.config.options import apply_override, first_error
 from openavs.config.recipe import Number
 from openavs.errors import InputError
 from openavs.utils.serialization import read_yaml

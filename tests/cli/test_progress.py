@@ -10,8 +10,7 @@ import pytest
 
 from openavs.cli.jobs import failed_clips, print_stages, result_line
 from openavs.cli.output import job_progress, reasons, state
-from openavs.jobs.checkpoint import Entry, complete
-from openavs.jobs.event_log import StageTimes
+from openavs.jobs.checkpoint import Entry, StageTimes, complete
 from openavs.jobs.job import ClipFinished, Job
 from openavs.jobs.manifest import JobRequest
 from openavs.jobs.output_dir import open_folder

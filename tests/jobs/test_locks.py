@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from openavs.jobs import locks as claims
-from openavs.jobs.executors.base import ProgressListener
 from openavs.jobs.executors.local import LocalExecutor
-from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.job import Job, ProgressListener, ShardSpec
 from openavs.jobs.locks import FIRST_SHARD, JOB, claim, claimed, release
 from openavs.jobs.manifest import Manifest
 from openavs.jobs.progress import JobProgress

@@ -18,11 +18,9 @@ from typing import Any
 import pytest
 
 from openavs.errors import InputError, ModelError
-from openavs.jobs.executors.base import Executor
 from openavs.jobs.executors.local import LocalExecutor
-from openavs.jobs.executors.ray import RayExecutor
-from openavs.jobs.executors.ray_cluster import connected
-from openavs.jobs.job import ClipFinished
+from openavs.jobs.executors.ray import RayExecutor, connected
+from openavs.jobs.job import ClipFinished, Executor
 from openavs.jobs.progress import JobProgress
 from openavs.jobs.run import run_job
 from openavs.results.serialization import read_result

@@ -11,8 +11,7 @@ import pytest
 
 import openavs
 from openavs.errors import InputError, ModelError
-from openavs.jobs.executors.ray import Event, RayWorker
-from openavs.jobs.executors.ray_cluster import WorkerResources, fitting_workers
+from openavs.jobs.executors.ray import Event, RayWorker, WorkerResources, fitting_workers
 from openavs.jobs.job import ShardSpec
 from tests.jobs.pool import planned, recipe, tree, videos
 

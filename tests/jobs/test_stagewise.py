@@ -16,9 +16,9 @@ from openavs.caching.build import StagedSchedule
 from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.errors import InvalidOutputError, ModelError
 from openavs.jobs.checkpoint import ShardJournal, journal_path
+from openavs.jobs.executors.base import ShardWorker
 from openavs.jobs.job import ClipFinished, ShardSpec
 from openavs.jobs.shard import run_shard
-from openavs.jobs.worker import ShardWorker
 from openavs.media.encode import write_video
 from openavs.models.device import memory_share
 from openavs.pipeline.offload import lazy_stages

@@ -20,10 +20,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from openavs.jobs.executors.base import POLL, ProgressListener, WorkerHandle, WorkerPool
-from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.executors.base import POLL, ShardWorker, WorkerHandle, WorkerPool, environment, log_to_file
+from openavs.jobs.job import Job, ProgressListener, ShardSpec
 from openavs.jobs.shard import ShardLockedError
-from openavs.jobs.worker import ShardWorker, environment, log_to_file
 
 logger = logging.getLogger(__name__)
 

@@ -28,20 +28,23 @@ from openavs.models.device import DeviceConfig, frames_per_batch, resolve_device
 from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, resolve
 from openavs.models.ops.grounding_dino import optimize_grounding_dino
 from openavs.models.ops.image import normalization_table, normalize_bytes
-from openavs.stages.detectors.postprocess import (
+from openavs.stages.detectors.processing import (
     CLS,
     DOT,
     SEP,
     CaptionTokens,
+    ResizePolicy,
+    Size,
     best_first,
     boxes_to_detections,
     check_inputs,
     check_options,
+    choose_resize_policy,
     image_batches,
     plan_captions,
+    resize,
     to_host,
 )
-from openavs.stages.detectors.preprocess import ResizePolicy, Size, choose_resize_policy, resize
 from openavs.structures.types import Detection, ImageArray
 
 _MODEL_TYPES = ("grounding-dino", "mm-grounding-dino")

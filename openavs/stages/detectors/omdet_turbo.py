@@ -26,16 +26,16 @@ from openavs.models.hub import ResolvedModel, load_pretrained, load_processor, r
 from openavs.models.ops.grounding_dino import DeformableAttention
 from openavs.models.ops.image import normalization_table, normalize_bytes
 from openavs.models.ops.linear import OneDnnLinear, replace_modules
-from openavs.stages.detectors.postprocess import (
+from openavs.stages.detectors.processing import (
     best_first,
     boxes_to_detections,
     check_inputs,
     check_options,
     clean_phrase,
     image_batches,
+    resize,
     to_host,
 )
-from openavs.stages.detectors.preprocess import resize
 from openavs.structures.types import Detection, ImageArray
 from openavs.utils.optional_deps import import_timm
 

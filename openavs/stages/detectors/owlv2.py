@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, Owlv2ForObjectDetection, Owl
 from openavs.errors import InputError, ModelError
 from openavs.models.device import frames_per_batch, resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
-from openavs.stages.detectors.postprocess import (
+from openavs.stages.detectors.processing import (
     best_first,
     boxes_to_detections,
     check_inputs,

@@ -15,8 +15,13 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 
 from openavs.models.hub import load_pretrained, resolve
 from openavs.stages.segmenters.sam import Encoding, Sam2Segmenter
-from openavs.stages.trackers.memory_bank import ImageFeatureCache, MemoryFeatures, MemoryPropagator
-from openavs.stages.trackers.propagation import propagate_tracks, validate_tracker_options
+from openavs.stages.trackers.propagation import (
+    ImageFeatureCache,
+    MemoryFeatures,
+    MemoryPropagator,
+    propagate_tracks,
+    validate_tracker_options,
+)
 from openavs.structures.types import ImageArray, TrackedFrame
 
 

@@ -16,8 +16,13 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import S
 
 from openavs.models.hub import ResolvedModel, load_pretrained
 from openavs.stages.segmenters.sam3 import Sam3Segmenter
-from openavs.stages.trackers.memory_bank import ImageFeatureCache, MemoryFeatures, MemoryPropagator
-from openavs.stages.trackers.propagation import propagate_tracks, validate_tracker_options
+from openavs.stages.trackers.propagation import (
+    ImageFeatureCache,
+    MemoryFeatures,
+    MemoryPropagator,
+    propagate_tracks,
+    validate_tracker_options,
+)
 from openavs.structures.types import ImageArray, TrackedFrame
 
 

@@ -25,9 +25,8 @@ EXCEPTIONS = {
 # Sources of a network connection: those that the user named.
 NETWORK = {
     "openavs/models/chat_api/client.py": "the chat server that the recipe names",
-    "openavs/jobs/executors/ray_cluster.py": "the Ray cluster of --executor ray",
-    "openavs/jobs/executors/ray.py": "the host's name",
-    "openavs/jobs/event_log.py": "the host's name",
+    "openavs/jobs/executors/ray.py": "the Ray cluster of --executor ray, and the host's name",
+    "openavs/jobs/checkpoint.py": "the host's name",
     "openavs/jobs/progress.py": "the host's name",
     "openavs/web/server.py": "openavs serve",
 }

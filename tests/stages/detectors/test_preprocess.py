@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 from transformers.image_transforms import get_size_with_aspect_ratio
 
-from openavs.stages.detectors.preprocess import choose_resize_policy, edge_size, resize
+from openavs.stages.detectors.processing import choose_resize_policy, edge_size, resize
 from tests.stages.detectors.conftest import noise
 
 BILINEAR = Image.Resampling.BILINEAR

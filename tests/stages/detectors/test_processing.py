@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from openavs.errors import InputError
-from openavs.stages.detectors.postprocess import (
+from openavs.stages.detectors.processing import (
     CLS,
     DOT,
     QUESTION,
