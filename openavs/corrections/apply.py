@@ -275,8 +275,7 @@ class _Work:
             reader = FlowReader(clip.dense_frames or _sampled_frames(clip), rate)
             for i, (one, other) in enumerate(pairwise(frames)):
                 gap = reader.gap(one.time, other.time)
-                whole = bool(gap.ahead) and len(gap.ahead) == gap.last - gap.first + 1
-                self._flows[i] = (gap.ahead[-1], gap.back[0]) if whole else (None, None)
+                self._flows[i] = (gap.ahead(gap.count - 1), gap.back(0)) if gap and gap.is_whole else (None, None)
         return self._flows[number]
 
     def _propagated(self, start: int, track: int, mask: RLE) -> list[tuple[FrameResult, RLE]] | None:

@@ -137,7 +137,8 @@ class WindowedPipeline(Protocol):
         """Translate the requests of a window."""
 
 
-VIDEO_SIDE = 960  # pixels of the longest side of the report's video
+VIDEO = "video.mp4"
+"""The clip without masks, which its report plays."""
 
 PredictorOutput = ClipResult | ProbabilisticResult
 """The output of a pipeline for a clip."""
@@ -179,27 +180,31 @@ RENDERED = ("overlay.mp4", "report.html")
 class ReportSink(Sink):
     """`overlay.mp4` and `report.html` in the clip's folder; the option `files` may name only one of them.
 
-    The report plays `video.mp4`, a small copy of the clip without masks, which is written with it.
+    The report plays `video.mp4`, the clip without masks, which is written with it.
     """
 
     def write(self, sample: Sample, clip: Clip, output: PredictorOutput, filtered: FilteredResult) -> Mapping[str, str]:
         """Write the video with the masks painted on it, and the report with its video."""
-        from openavs.media.remux import write_overlay
+        from openavs.media.remux import copy_streams
 
         folder = clip_folder(self.job.out, sample.id)
         wanted = set(self.job.options.get("files", RENDERED))
         if wanted:
             folder.mkdir(parents=True, exist_ok=True)
-        if "report.html" in wanted:
-            write_overlay(folder / "video.mp4", clip, lambda time, image: image, size_limit=VIDEO_SIDE)
-        render_masks(folder, clip, filtered.result, wanted)
-        wanted |= {"video.mp4"} if "report.html" in wanted else set()
+        encoded = "report.html" in wanted and not copy_streams(folder / VIDEO, clip)
+        render_masks(folder, clip, filtered.result, wanted, encoded)
+        wanted |= {VIDEO} if "report.html" in wanted else set()
         return {f"clips/{sample.id}/{name}": stamp_file(folder / name) for name in sorted(wanted)}
 
 
-def render_masks(folder: Path, clip: Clip, result: ClipResult, names: Collection[str]) -> None:
-    """Write those of `RENDERED` that are in `names`; the report plays the folder's `video.mp4`, if there is one."""
-    from openavs.media.remux import write_overlay
+def render_masks(
+    folder: Path, clip: Clip, result: ClipResult, names: Collection[str], encode_video: bool = False
+) -> None:
+    """Write those of `RENDERED` that are in `names`; the report plays the folder's `video.mp4`, if there is one.
+
+    With `encode_video` that is encoded as well, in one pass with the overlay.
+    """
+    from openavs.media.remux import write_overlay, write_player_video
     from openavs.visualization.colors import palette_of
     from openavs.visualization.overlay import OverlayPainter
     from openavs.visualization.player import MotionRecorder, record_motion
@@ -207,11 +212,14 @@ def render_masks(folder: Path, clip: Clip, result: ClipResult, names: Collection
 
     palette, moving = palette_of(result.frames), MotionRecorder()
     if "overlay.mp4" in names:
-        write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, palette, clip, moving))
+        plain = folder / VIDEO if encode_video else None
+        write_overlay(folder / "overlay.mp4", clip, OverlayPainter(result, palette, clip, moving), plain=plain)
+    elif encode_video:
+        write_player_video(folder / VIDEO, clip)
     if "report.html" in names:
         if "overlay.mp4" not in names:
             moving = record_motion(result, palette, clip)
-        video = "video.mp4" if (folder / "video.mp4").is_file() else None
+        video = VIDEO if (folder / VIDEO).is_file() else None
         frames = clip.frames(report_frames(result))
         write_report(folder / "report.html", result, frames, clip.audio, clip.duration, video, moving)
 

@@ -69,6 +69,21 @@ def rle_to_mask(rle: RLE) -> BoolMask:
     return np.asarray(coco.decode(rle._coco), dtype=np.bool_)
 
 
+def rle_to_part(rle: RLE) -> tuple[BoolMask, tuple[int, int]]:
+    """Decode the part of a mask inside the smallest box around it.
+
+    Returns:
+        A boolean mask `[h, w]` in column order, empty for an empty mask, and the left and upper edge of the box.
+    """
+    left, top, right, bottom = map(int, rle.box)
+    height = rle.size[0]
+    # Only the columns of the box are decoded; odd runs are foreground.
+    ends = np.cumsum(rle_runs(rle, "a mask")).clip(left * height, right * height)
+    lengths = np.diff(ends, prepend=left * height)
+    columns = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(right - left, height)
+    return columns.T[top:bottom], (left, top)
+
+
 def merge_masks(codes: Sequence[RLE]) -> RLE:
     """Return the union of masks of one size."""
     from pycocotools import mask as coco

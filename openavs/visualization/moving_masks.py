@@ -8,9 +8,10 @@ with it, and one turns into the other around the middle. A cut ends both.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from itertools import product
 from typing import Any
 
 import cv2
@@ -34,17 +35,50 @@ _TURN = (0.3, 0.7)  # shares of the way between which the mask before turns into
 _CUT_LEVELS = 24.0  # gray levels; mean change that the flow leaves unexplained at a cut
 
 
-@dataclass(frozen=True, eq=False)
-class _Gap:
-    """The small frames from one sampled frame to the next, from number `first` to `last`.
+class Gap:
+    """The motion from one sampled frame to the next, computed as far as it is requested.
 
-    `ahead[k]` maps the pixels of frame `first + k` to frame `first`, `back[k]` to frame `last`; None beyond a cut.
+    Args:
+        first: number of the first small frame.
+        last: number of the last one.
+        images: the small frames, at least one; fewer than up to `last` if the video ends early.
+        flow: computes the motion between two of them.
     """
 
-    first: int
-    last: int
-    ahead: Sequence[Field | None] = ()
-    back: Sequence[Field | None] = ()
+    def __init__(self, first: int, last: int, images: Sequence[Gray], flow: cv2.DISOpticalFlow) -> None:
+        self.first, self.last, self.count = first, last, len(images)
+        self._images, self._flow = images, flow
+        self._grid = np.stack(np.meshgrid(*map(np.arange, images[0].shape[::-1])), axis=-1).astype(np.float32)
+        self._ahead: list[Field | None] = [self._grid]
+        self._back: list[Field | None] = [self._grid if self.is_whole else None]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the video lasts to the end of the gap."""
+        return self.count == self.last - self.first + 1
+
+    def ahead(self, k: int) -> Field | None:
+        """Return where the pixels of frame `first + k` are in frame `first`; None beyond a cut."""
+        for at in range(len(self._ahead), k + 1):
+            self._ahead.append(self._compose(self._ahead[-1], at, at - 1))
+        return self._ahead[k]
+
+    def back(self, k: int) -> Field | None:
+        """Return where the pixels of frame `first + k` are in frame `last`; None beyond a cut."""
+        for at in range(self.count - 1 - len(self._back), k - 1, -1):
+            self._back.append(self._compose(self._back[-1], at, at + 1))
+        return self._back[self.count - 1 - k]
+
+    def _compose(self, field: Field | None, at: int, neighbor: int) -> Field | None:
+        """Return the field from an image to one end of the gap, given that of its neighbor on the way there."""
+        image, other = self._images[at], self._images[neighbor]
+        if field is None or image is other:
+            return field
+        step = self._grid + np.asarray(self._flow.calc(image, other, None))  # type: ignore[call-overload]
+        explained = _remap(other, step, cv2.BORDER_REPLICATE)
+        if cv2.norm(image, explained, cv2.NORM_L1) > _CUT_LEVELS * image.size:
+            return None
+        return np.asarray(_remap(field, step, cv2.BORDER_REPLICATE))
 
 
 class MovingMasks:
@@ -64,7 +98,7 @@ class MovingMasks:
         dense = None if clip is None else clip.dense_frames
         self._flow = None if dense is None else FlowReader(dense, _MAX_FRAMES / min(self._reach, _MAX_GAP))
         self._number: int | None = None  # of the gap below, by the sampled frame before it
-        self._gap = _Gap(0, 0)
+        self._gap: Gap | None = None
         self._pairs: list[Pair] = []
         self._levels: dict[int, Gray] = {}
 
@@ -89,7 +123,10 @@ class MovingMasks:
         if after - 1 != self._number:
             self._number = after - 1
             self._enter(self._flow, before, behind)
-        return replace(nearest, segments=self._segments(round(time * self._flow.rate)), interpolated=True)
+        if self._gap is None:
+            return nearest  # the video ended before
+        segments = self._segments(self._gap, round(time * self._flow.rate))
+        return replace(nearest, segments=segments, interpolated=True)
 
     def _enter(self, flow: FlowReader, before: FrameResult | None, behind: FrameResult | None) -> None:
         """Read the motion between two sampled frames, and pair their segments."""
@@ -98,13 +135,11 @@ class MovingMasks:
         end = behind.time if behind is not None else self._times[-1] + reach
         self._gap, self._levels = flow.gap(start, end), {}
         ours, theirs = (() if frame is None else frame.segments for frame in (before, behind))
-        self._pairs = self._pair(ours, theirs)
+        self._pairs = self._pair(self._gap, ours, theirs) if self._gap else []
 
-    def _segments(self, index: int) -> tuple[Segment, ...]:
-        """Return the segments at small frame `index` of the current gap."""
-        gap = self._gap
-        k = min(max(index - gap.first, 0), len(gap.ahead) - 1)
-        ahead, back = (gap.ahead[k], gap.back[k]) if gap.ahead else (None, None)
+    def _segments(self, gap: Gap, index: int) -> tuple[Segment, ...]:
+        """Return the segments at small frame `index` of a gap."""
+        k = min(max(index - gap.first, 0), gap.count - 1)
         share = k / max(gap.last - gap.first, 1)
         if self._number == -1:
             share = 1.0  # before the first sampled frame
@@ -113,29 +148,32 @@ class MovingMasks:
         found = []
         for ours, theirs in self._pairs:
             # Without a partner a mask lasts to the middle, as it would if the nearest frame's masks were shown.
-            fades = (theirs is None and share >= 0.5 and back is not None) or (
-                ours is None and share < 0.5 and ahead is not None
+            fades = (theirs is None and share >= 0.5 and gap.back(k) is not None) or (
+                ours is None and share < 0.5 and gap.ahead(k) is not None
             )
-            mask = None if fades else self._mask(ours, theirs, ahead, back, share)
+            mask = None if fades else self._mask(gap, ours, theirs, k, share)
             shown = ours if theirs is None or (ours is not None and share < 0.5) else theirs
             if mask is not None and shown is not None:
                 found.append(replace(shown, mask=mask))
         return tuple(found)
 
-    def _mask(
-        self, ours: Segment | None, theirs: Segment | None, ahead: Field | None, back: Field | None, share: float
-    ) -> RLE | None:
+    def _mask(self, gap: Gap, ours: Segment | None, theirs: Segment | None, k: int, share: float) -> RLE | None:
         """Return the mask of one object at a share of the way from one sampled frame to the next; None without one."""
         turned = min(max((share - _TURN[0]) / (_TURN[1] - _TURN[0]), 0.0), 1.0)
-        ends = ((ours, ahead, 1 - turned), (theirs, back, turned))
-        known = [(segment, field, weight) for segment, field, weight in ends if segment and field is not None]
-        parts = [(warp(self._level(s), field), weight) for s, field, weight in known if weight > 0 or len(known) == 1]
+        ends = [(ours, gap.ahead, 1 - turned), (theirs, gap.back, turned)]
+        parts: list[tuple[Gray, float]] = []
+        for segment, field, weight in sorted(ends, key=lambda end: -end[2]):
+            # An end without weight replaces the other one beyond a cut, and where the object is missing there.
+            way = field(k) if segment is not None and (weight > 0 or not parts) else None
+            if segment is not None and way is not None:
+                parts.append((warp(self._level(segment), way), weight))
         if not parts:
             return None
         level = parts[0][0]
         if len(parts) == 2:
             level = np.asarray(cv2.addWeighted(level, parts[0][1], parts[1][0], parts[1][1], 0.0), dtype=np.uint8)
-        return level_to_rle(level, known[0][0].mask.size)
+        (size, *_) = (segment.mask.size for segment in (ours, theirs) if segment is not None)
+        return level_to_rle(level, size)
 
     def _level(self, segment: Segment) -> Gray:
         """Return a segment's mask as gray levels at the size at which masks are warped."""
@@ -144,17 +182,24 @@ class MovingMasks:
             level = self._levels[id(segment)] = mask_to_level(rle_to_mask(segment.mask), _MASK_SIDE)
         return level
 
-    def _pair(self, ours: Sequence[Segment], theirs: Sequence[Segment]) -> list[Pair]:
-        """Pair the segments of two sampled frames: those of one track, else those of one phrase that overlap most."""
-        way = self._gap.back[0] if self._gap.back else None
+    def _pair(self, gap: Gap, ours: Sequence[Segment], theirs: Sequence[Segment]) -> list[Pair]:
+        """Pair the segments of two sampled frames: those of one track, else those of one phrase that overlap most.
+
+        The overlap is that of the masks that are moved to the middle.
+        """
+
+        @cache
+        def moved(segment: Segment, field: Callable[[int], Field | None]) -> BoolMask | None:
+            way = field(gap.count // 2)
+            return None if way is None else warp(self._level(segment), way) > 127
+
         iou = np.zeros((len(ours), len(theirs)))
-        for j, other in enumerate(theirs):
-            moved = None if way is None else warp(self._level(other), way) > 127
-            for i, own in enumerate(ours):
-                if own.track is not None or other.track is not None:
-                    iou[i, j] = own.track == other.track
-                elif own.phrase == other.phrase and moved is not None:
-                    iou[i, j] = mask_iou(self._level(own) > 127, moved)
+        for (i, own), (j, other) in product(enumerate(ours), enumerate(theirs)):
+            if own.track is not None or other.track is not None:
+                iou[i, j] = own.track == other.track
+            elif own.phrase == other.phrase:
+                one, two = moved(own, gap.ahead), moved(other, gap.back)
+                iou[i, j] = 0.0 if one is None or two is None else mask_iou(one, two)
         before = match_objects(iou, MIN_IOU)
         partner = {i: other for i, other in zip(before, theirs, strict=True) if i is not None}
         alone = [other for i, other in zip(before, theirs, strict=True) if i is None]
@@ -179,30 +224,11 @@ class FlowReader:
         self._image: ImageArray | None = None  # the frame before it, and its brightness
         self._gray: Gray | None = None
 
-    def gap(self, start: float, end: float) -> _Gap:
-        """Return the motion between two times in seconds."""
+    def gap(self, start: float, end: float) -> Gap | None:
+        """Return the motion between two times in seconds; None if the video has ended."""
         first, last = (max(round(time * self.rate - 0.5), 0) for time in (start, end))
-        grays = self._read(first, last)
-        if not grays:
-            return _Gap(first, last)
-        grid = np.stack(np.meshgrid(*map(np.arange, grays[0].shape[::-1])), axis=-1).astype(np.float32)
-        ahead: list[Field | None] = [grid]
-        back: list[Field | None] = [grid if len(grays) == last - first + 1 else None]  # None: the video ends early
-        for previous, image in pairwise(grays):
-            ahead.append(self._compose(ahead[-1], image, previous, grid))
-        for image, following in zip(grays[-2::-1], grays[:0:-1], strict=True):
-            back.append(self._compose(back[-1], image, following, grid))
-        return _Gap(first, last, ahead, back[::-1])
-
-    def _compose(self, field: Field | None, image: Gray, neighbor: Gray, grid: Field) -> Field | None:
-        """Return the field from `image` to one end of a gap, given that of its neighbor on the way there."""
-        if field is None or image is neighbor:
-            return field
-        step = grid + np.asarray(self._flow.calc(image, neighbor, None))  # type: ignore[call-overload]
-        explained = _remap(neighbor, step, cv2.BORDER_REPLICATE)
-        if float(np.mean(cv2.absdiff(image, explained))) > _CUT_LEVELS:
-            return None
-        return np.asarray(_remap(field, step, cv2.BORDER_REPLICATE))
+        images = self._read(first, last)
+        return Gap(first, last, images, self._flow) if images else None
 
     def _read(self, first: int, last: int) -> list[Gray]:
         """Return the small frames `first` to `last` as far as there are; a repeated picture is the same object."""
@@ -235,22 +261,25 @@ def level_to_rle(level: Gray, size: tuple[int, int]) -> RLE | None:
     if window is None:
         return None
     left, top, right, bottom = window
+    part = cv2.threshold(_enlarge(level, window, size), 127, 1, cv2.THRESH_BINARY)[1]
     mask = np.zeros(size[::-1], dtype=np.bool_)  # transposed, as run-length codes go by columns
-    mask[left:right, top:bottom] = _enlarge(level, window, size).T > 127
-    return mask_to_rle(mask.T) if mask.any() else None
+    mask[left:right, top:bottom] = cv2.transpose(part).view(np.bool_)
+    return mask_to_rle(mask.T) if part.any() else None
 
 
 def warp(level: Gray, field: Field) -> Gray:
     """Warp gray levels `[H, W]` with the field of a small frame; pixels from outside the picture are 0."""
     size, small = level.shape, field.shape[:2]
-    there = _remap(cv2.resize(level, small[::-1], interpolation=cv2.INTER_AREA), field, cv2.BORDER_CONSTANT)
+    there = _remap(cv2.resize(level, small[::-1]), field, cv2.BORDER_CONSTANT)
     out = np.zeros(size, dtype=np.uint8)
     window = _window(there > 0, size)
     if window is not None:
         left, top, right, bottom = window
-        ratio = np.array([size[1] / small[1], size[0] / small[0]], dtype=np.float32)
-        sources = (_enlarge(field, window, size) + np.float32(0.5)) * ratio - np.float32(0.5)
-        out[top:bottom, left:right] = _remap(level, sources, cv2.BORDER_CONSTANT)
+        across, down = size[1] / small[1], size[0] / small[0]
+        # From the centers of the field's pixels to those of the mask's; numpy is slow for arrays with two columns.
+        scaled: Any = cv2.multiply(field, (across, down, 0, 0))  # type: ignore[call-overload]
+        sources = cv2.add(scaled, ((across - 1) / 2, (down - 1) / 2, 0, 0))  # type: ignore[call-overload]
+        out[top:bottom, left:right] = _remap(level, _enlarge(sources, window, size), cv2.BORDER_CONSTANT)
     return out
 
 

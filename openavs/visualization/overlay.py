@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -12,10 +13,10 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 
 from openavs.models.catalog import is_only_synthetic
-from openavs.structures.masks import RLE, rle_to_mask
+from openavs.structures.masks import RLE, rle_to_mask, rle_to_part
 from openavs.structures.types import BoolMask, Clip, ClipResult, FrameResult, ImageArray, Segment
 from openavs.visualization.colors import DISTINCT, RGB, Palette, palette_of, text_color
-from openavs.visualization.fonts import text_font, truncate_text
+from openavs.visualization.fonts import Font, text_font, truncate_text
 from openavs.visualization.moving_masks import MovingMasks
 
 SYNTHETIC = "synthetic demo model"
@@ -46,22 +47,27 @@ def paint(
     palette = palette if palette is not None else Palette(s.phrase for s in segments)
     height, width = image.shape[:2]
     painted = np.array(image, dtype=np.uint8)
-    ordered = sorted(segments, key=lambda s: s.score)
     labels: list[tuple[Segment, _Rectangle]] = []
-    for segment in ordered:
-        mask = _mask_at(segment.mask, (height, width))
-        bounds = _bounds(mask)
-        if bounds is not None:
-            _paint_mask(painted, mask, bounds, palette[segment.phrase])
-            labels.append((segment, bounds))
-    canvas = Image.fromarray(painted)
-    draw = ImageDraw.Draw(canvas, "RGBA")
+    for segment in sorted(segments, key=lambda s: s.score):
+        part = _mask_part(segment.mask, (height, width))
+        if part is not None:
+            _paint_mask(painted, *part, palette[segment.phrase])
+            labels.append((segment, part[1]))
     size = _text_size(width, height, text_scale)
-    strip = _draw_status(draw, status, size, (width, height))
-    occupied = _draw_watermark(draw, watermark, size, (width, height))
+    occupied: list[_Rectangle] = []
+    strip = _status_plate(status, size, width, height)
+    if strip is not None:
+        strip.paste(painted, 0, height - strip.height)
+        height -= strip.height
+    mark = _watermark_plate(watermark, size, width, image.shape[0])
+    if mark is not None:
+        occupied.append(mark.paste(painted, width - mark.width, 0))
     for segment, bounds in reversed(labels):  # the highest score is placed first
-        _draw_label(draw, segment, bounds, palette[segment.phrase], size, occupied, (width, height - strip))
-    return np.asarray(canvas)
+        plate = _label_plate(segment.phrase, segment.score, palette[segment.phrase], size, width)
+        place = None if plate is None else _label_place(plate, bounds, occupied, (width, height))
+        if plate is not None and place is not None:
+            occupied.append(plate.paste(painted, *place))
+    return painted
 
 
 def paint_layer(
@@ -108,7 +114,8 @@ def paint_numbers(image: ImageArray, masks: Mapping[int, RLE], size: tuple[int, 
         mask = _resize(rle_to_mask(rle), size)
         bounds = _bounds(mask)
         if bounds is not None:
-            _paint_mask(painted, mask, bounds, DISTINCT[(number - 1) % len(DISTINCT)], _NUMBER_ALPHA)
+            part = mask[bounds[1] : bounds[3], bounds[0] : bounds[2]]
+            _paint_mask(painted, part, bounds, DISTINCT[(number - 1) % len(DISTINCT)], _NUMBER_ALPHA)
             placed.append((number, mask, bounds))
     canvas = Image.fromarray(painted)
     draw, font = ImageDraw.Draw(canvas), text_font(int(np.clip(min(size) // 14, 12, 28)))
@@ -211,10 +218,16 @@ class OverlayPainter:
 
 
 @lru_cache(maxsize=16)  # consecutive video frames may show the masks of one sampled frame
-def _mask_at(rle: RLE, size: tuple[int, int]) -> BoolMask:
-    mask = _resize(rle_to_mask(rle), size)
-    mask.flags.writeable = False
-    return mask
+def _mask_part(rle: RLE, size: tuple[int, int]) -> tuple[BoolMask, _Rectangle] | None:
+    """Return the part of a mask inside its bounds, at a size, and the bounds; None for an empty mask."""
+    if rle.size == size:
+        part, (left, top) = rle_to_part(rle)
+        # Run-length codes go by columns; OpenCV transposes faster than numpy.
+        mask = cv2.transpose(part.T.view(np.uint8)).view(np.bool_) if part.size else part
+        return (mask, (left, top, left + mask.shape[1], top + mask.shape[0])) if mask.size else None
+    whole = _resize(rle_to_mask(rle), size)
+    bounds = _bounds(whole)
+    return None if bounds is None else (whole[bounds[1] : bounds[3], bounds[0] : bounds[2]], bounds)
 
 
 def _resize(mask: BoolMask, size: tuple[int, int]) -> BoolMask:
@@ -231,18 +244,20 @@ def _bounds(mask: BoolMask) -> _Rectangle | None:
     return (x, y, x + width, y + height) if width else None
 
 
-def _paint_mask(image: ImageArray, mask: BoolMask, bounds: _Rectangle, color: RGB, opacity: float = _ALPHA) -> None:
-    """Tints the mask, with an inner contour in its color and a dark outer contour, in place."""
-    thickness = max(1, round(min(image.shape[:2]) / 240))
-    x0, y0 = max(bounds[0] - thickness, 0), max(bounds[1] - thickness, 0)
-    view = image[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]
-    inside = np.ascontiguousarray(mask[y0 : bounds[3] + thickness, x0 : bounds[2] + thickness]).view(np.uint8)
+def _paint_mask(image: ImageArray, part: BoolMask, bounds: _Rectangle, color: RGB, opacity: float = _ALPHA) -> None:
+    """Tint a mask, given by the part inside its bounds, with an inner contour in its color and a dark outer one."""
+    height, width = image.shape[:2]
+    thickness = max(1, round(min(height, width) / 240))
+    x0, y0, x1, y1 = bounds
+    around = min(y0, thickness), min(height - y1, thickness), min(x0, thickness), min(width - x1, thickness)
+    view = image[y0 - around[0] : y1 + around[1], x0 - around[2] : x1 + around[3]]
+    inside = cv2.copyMakeBorder(part.view(np.uint8), *around, cv2.BORDER_CONSTANT, value=0)
     faded = cv2.convertScaleAbs(view, alpha=1 - opacity)
     tint = (*(round(opacity * value) for value in color), 0)
     cv2.copyTo(np.asarray(cv2.add(faded, tint)), inside, view)  # type: ignore[call-overload]
     view[(inside - cv2.erode(inside, _square(thickness))).view(np.bool_)] = color
-    around = cv2.dilate(inside, _square(max(1, thickness // 2))) - inside
-    cv2.copyTo(cv2.convertScaleAbs(view, alpha=0.35), around, view)
+    outside = cv2.dilate(inside, _square(max(1, thickness // 2))) - inside
+    cv2.copyTo(cv2.convertScaleAbs(view, alpha=0.35), outside, view)
 
 
 def _square(radius: int) -> npt.NDArray[np.uint8]:
@@ -256,62 +271,98 @@ def _text_size(width: int, height: int, scale: float) -> int:
     return int(np.clip(round(scale * min(width, height) / 22), 10, 200))
 
 
-def _draw_label(
-    draw: ImageDraw.ImageDraw,
-    segment: Segment,
-    bounds: _Rectangle,
-    color: RGB,
-    size: int,
-    occupied: list[_Rectangle],
-    limits: tuple[int, int],
-) -> None:
-    """Draws 'dog 0.81' above the mask, moved down until it covers no other label."""
+@dataclass(frozen=True, eq=False)
+class _Plate:
+    """A rectangle with a line of text, drawn once and pasted into many images.
+
+    Attributes:
+        light: what it adds to an image, uint8 `[H, W, 3]`.
+        clear: share of the image that remains visible, as uint8 `[H, W, 3]` of 255.
+    """
+
+    light: ImageArray
+    clear: ImageArray
+
+    @property
+    def width(self) -> int:
+        return int(self.light.shape[1])
+
+    @property
+    def height(self) -> int:
+        return int(self.light.shape[0])
+
+    def paste(self, image: ImageArray, left: int, top: int) -> _Rectangle:
+        """Blend the plate into an image that contains the whole of it, in place; returns its rectangle."""
+        view = image[top : top + self.height, left : left + self.width]
+        view[:] = cv2.add(cv2.multiply(view, self.clear, scale=1 / 255), self.light)
+        return left, top, left + self.width, top + self.height
+
+
+def _draw_plate(
+    line: str, font: Font, size: tuple[int, int], indent: int, fill: tuple[int, int, int, int], color: RGB
+) -> _Plate:
+    """Draw a plate of (width, height) in pixels, with its text at the left in the middle."""
+    looks = []
+    for level in (0, 255):  # blending is linear in the image, so two images determine color and opacity
+        canvas = Image.new("RGB", size, (level,) * 3)
+        draw = ImageDraw.Draw(canvas, "RGBA")
+        draw.rectangle((0, 0, *size), fill=fill)
+        draw.text((indent, size[1] / 2), line, fill=color, font=font, anchor="lm")
+        looks.append(np.asarray(canvas))
+    return _Plate(looks[0], looks[1] - looks[0])
+
+
+@lru_cache(maxsize=64)
+def _label_plate(phrase: str, score: float, color: RGB, size: int, limit: int) -> _Plate | None:
+    """Return a plate with 'dog 0.81' of at most `limit` pixels; None if there is no room for the text."""
     font, pad = text_font(size), max(2, size // 4)
-    number = f" {segment.score:.2f}"
-    name = truncate_text(segment.phrase, font, limits[0] - 2 * pad - font.getlength(number))
+    number = f" {score:.2f}"
+    name = truncate_text(phrase, font, limit - 2 * pad - font.getlength(number))
     if not name:
-        return
-    width, height = round(font.getlength(name + number)) + 2 * pad, size + 2 * pad
-    left = max(0, min(bounds[0], limits[0] - width))
-    top = bounds[1] - height if bounds[1] >= height else bounds[1]
-    while any(_overlap((left, top, left + width, top + height), other) for other in occupied):
-        top += height + 1
-    if height > limits[1] or top + height > limits[1]:
-        top = max(0, limits[1] - height)
-    place = (left, top, left + width, top + height)
-    if height > limits[1] or any(_overlap(place, other) for other in occupied):
-        return  # labels never hide each other
-    occupied.append(place)
-    draw.rectangle(place, fill=(*color, 235))
-    draw.text((left + pad, top + pad + size / 2), name + number, fill=text_color(color), font=font, anchor="lm")
+        return None
+    width = round(font.getlength(name + number)) + 2 * pad
+    return _draw_plate(name + number, font, (width, size + 2 * pad), pad, (*color, 235), text_color(color))
+
+
+def _label_place(
+    plate: _Plate, bounds: _Rectangle, occupied: Sequence[_Rectangle], limits: tuple[int, int]
+) -> tuple[int, int] | None:
+    """Return left and top of a label above its mask, moved down until it covers no other label; None without room."""
+    left = max(0, min(bounds[0], limits[0] - plate.width))
+    top = bounds[1] - plate.height if bounds[1] >= plate.height else bounds[1]
+
+    def covers() -> bool:
+        return any(_overlap((left, top, left + plate.width, top + plate.height), other) for other in occupied)
+
+    while covers():
+        top += plate.height + 1
+    top = min(top, limits[1] - plate.height)
+    return None if top < 0 or plate.width > limits[0] or covers() else (left, top)
 
 
 def _overlap(one: _Rectangle, other: _Rectangle) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _draw_watermark(draw: ImageDraw.ImageDraw, text: str, size: int, limits: tuple[int, int]) -> list[_Rectangle]:
-    """Writes a small text into the upper right corner; returns its rectangle if it fits."""
+@lru_cache(maxsize=4)
+def _watermark_plate(text: str, size: int, width: int, height: int) -> _Plate | None:
+    """Return the plate of the upper right corner; None if it does not fit."""
     size = max(8, round(size * 0.7))
     font, pad = text_font(size), max(2, size // 4)
-    line = truncate_text(text, font, limits[0] - 4 * pad)
-    if not line or size + 2 * pad > limits[1] // 3:
-        return []
-    place = (limits[0] - round(font.getlength(line)) - 2 * pad, 0, limits[0], size + 2 * pad)
-    draw.rectangle(place, fill=(0, 0, 0, 150))
-    draw.text((place[0] + pad, place[3] / 2), line, fill=(255, 255, 255), font=font, anchor="lm")
-    return [place]
+    line = truncate_text(text, font, width - 4 * pad)
+    if not line or size + 2 * pad > height // 3:
+        return None
+    place = round(font.getlength(line)) + 2 * pad, size + 2 * pad
+    return _draw_plate(line, font, place, pad, (0, 0, 0, 150), (255, 255, 255))
 
 
-def _draw_status(draw: ImageDraw.ImageDraw, status: str, size: int, limits: tuple[int, int]) -> int:
-    """Draws a line on a strip along the bottom; returns its height in pixels."""
+@lru_cache(maxsize=16)
+def _status_plate(status: str, size: int, width: int, height: int) -> _Plate | None:
+    """Return the strip along the bottom; None if it does not fit."""
     if not status:
-        return 0
+        return None
     font, pad = text_font(size), max(2, size // 4)
-    line = truncate_text(status, font, limits[0] - 4 * pad)
-    height = size + 3 * pad
-    if not line or height > limits[1] // 3:  # the strip would cover most of a tiny image
-        return 0
-    draw.rectangle((0, limits[1] - height, limits[0], limits[1]), fill=(0, 0, 0, 190))
-    draw.text((2 * pad, limits[1] - height / 2), line, fill=(255, 255, 255), font=font, anchor="lm")
-    return height
+    line = truncate_text(status, font, width - 4 * pad)
+    if not line or size + 3 * pad > height // 3:  # the strip would cover most of a tiny image
+        return None
+    return _draw_plate(line, font, (width, size + 3 * pad), 2 * pad, (0, 0, 0, 190), (255, 255, 255))

@@ -10,7 +10,7 @@ Masks are COCO run-length codes, scaled down and each kept once. The format:
   threshold.
 - `moving`: null, or the masks between the sampled frames of the first view: `rate` per second, their `size`, and
   `frames`, the segments of each 1 / `rate` s, or null where those of the sampled frame are shown.
-- `begin`: the time in s that is shown first; 0 if missing.
+- `begin`: the time in s that is shown first, of a clip that of the first frame with most objects.
 - `images`: the pictures as `[start, data URI]`; null if the page has a video, or shows the frames elsewhere.
 """
 
@@ -133,6 +133,7 @@ def player_data(
         motion = moving.to_dict(codes, result.size, side) if moving else None
         if codes.characters <= MAX_CHARACTERS:
             break
+    best = max(shown, key=lambda frame: len(frame.segments), default=None)
     frames = [
         {
             "index": frame.index,
@@ -152,6 +153,7 @@ def player_data(
         **codes.to_dict(palette),
         "views": [{"title": "", "size": small_size(result.size, side), "frames": frames}],
         "moving": motion,
+        "begin": round(best.time, 3) if best is not None and best.segments else 0,
         "images": None,
     }
 

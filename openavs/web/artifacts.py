@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from openavs.media.clip import probe
 from openavs.media.remux import write_overlay
 from openavs.results.result import Result
 from openavs.results.serialization import Values, json_bytes, mask_values, palette_png, result_from_json, result_to_json
 from openavs.structures.masks import segments_to_label_map
-from openavs.structures.types import Clip, ClipResult, Segment
+from openavs.structures.types import ClipResult, Segment
 from openavs.utils.fs import atomic_write
 from openavs.utils.serialization import parse_json
 from openavs.visualization.colors import palette_of
@@ -47,18 +46,6 @@ def write_overlay_video(folder: Path, result: Result, record: MotionRecorder | N
     painter = OverlayPainter(result, palette_of(result.frames), result.video, record)
     write_overlay(path, result.video, painter, size_limit=MAX_SIDE)
     return path
-
-
-def write_player_video(path: Path, source: Path, clip: Clip, has_own_audio: bool) -> None:
-    """Write the video that the page plays below the masks, once: a link to the source if all browsers can play it."""
-    if path.exists():
-        return
-    path.parent.mkdir(exist_ok=True)
-    info = probe(source)
-    if has_own_audio and "mp4" in info.format and info.video_codec == "h264" and info.audio_codec == "aac":
-        link_or_copy(source, path)
-    else:
-        write_overlay(path, clip, lambda time, image: image, size_limit=MAX_SIDE)
 
 
 def link_or_copy(source: Path, path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from openavs.corrections.apply import CorrectionTools, correct_result
 from openavs.errors import InputError, OpenAVSError
+from openavs.media.remux import write_player_video
 from openavs.results.result import Result
 from openavs.stages.trackers.iou import link_tracks
 from openavs.structures.masks import rle_to_mask
@@ -33,7 +34,6 @@ from openavs.web.artifacts import (
     write_captions,
     write_files,
     write_overlay_video,
-    write_player_video,
 )
 from openavs.web.inference import InferenceProgress, ModelCache, RunStopped, command_text, open_request, run_request
 from openavs.web.session import Run, Session, SessionStore
@@ -95,7 +95,10 @@ class Controller:
                     yield PageContent(components.fragment("stopped"))
                     return
                 result = state.result
-                write_player_video(session.video(run), run.request.source, result.video, run.request.audio is None)
+                video = session.video(run)
+                if not video.exists():  # an earlier run of the clip may have written it
+                    video.parent.mkdir(exist_ok=True)
+                    write_player_video(video, result.video)
                 write_captions(run.folder, result)
                 content = self._content(run, result)
                 player, data = components.player(session, run, result)

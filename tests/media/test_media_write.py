@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -14,7 +15,7 @@ from openavs.errors import InputError
 from openavs.media.audio import read_audio
 from openavs.media.clip import open_clip, probe
 from openavs.media.encode import write_video
-from openavs.media.remux import write_overlay
+from openavs.media.remux import copy_streams, write_overlay, write_player_video
 from openavs.structures.types import Clip, Frame, ImageArray, Waveform
 from tests.media_files import corner_names, corners, gray, make_media, tone, which
 
@@ -26,6 +27,11 @@ def same(time: float, image: ImageArray) -> ImageArray:
 def frame_times(path: Path) -> list[float]:
     with av.open(str(path)) as container:
         return [round(frame.time, 3) for frame in container.decode(video=0)]
+
+
+def decoded(path: Path) -> list[ImageArray]:
+    with av.open(str(path)) as container:
+        return [np.asarray(frame.to_ndarray(format="yuv420p"), np.uint8) for frame in container.decode(video=0)]
 
 
 def sounds_alike(path: Path, source: Path | Waveform, level: float = 0.1) -> None:
@@ -167,6 +173,98 @@ def test_a_rotated_source_is_painted_and_written_upright(tmp_path: Path) -> None
     (frame,) = open_clip(tmp_path / "o.mp4").frames(None)
     assert set(shapes) == {(64, 48, 3)}
     assert corner_names(frame.image) == "GKRB"
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "sound_codec"),
+    [("a.mp4", "libx264", "aac"), ("a.mov", "libx264", None), ("a.webm", "libvpx-vp9", "libopus")],
+)
+def test_streams_that_browsers_play_are_copied(tmp_path: Path, name: str, codec: str, sound_codec: str | None) -> None:
+    times = [0.0, 0.1, 0.2, 0.5, 1.3, 1.4, 2.0]
+    sound = None if sound_codec is None else tone(2, 48000)
+    pictures = [gray(i) for i in range(7)]
+    source = make_media(
+        tmp_path / name, pictures, times=times, codec=codec, sound=sound, rate=48000, sound_codec=sound_codec or ""
+    )
+    assert copy_streams(tmp_path / "o.mp4", open_clip(source))
+    for before, after in zip(decoded(source), decoded(tmp_path / "o.mp4"), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert frame_times(tmp_path / "o.mp4") == times
+    if sound_codec is not None:
+        sounds_alike(tmp_path / "o.mp4", source)
+
+
+def test_a_copied_video_begins_with_its_first_frame(tmp_path: Path) -> None:
+    times = [0.6 + i / 10 for i in range(20)]
+    source = make_media(tmp_path / "a.mp4", [gray(i) for i in range(20)], times=times, sound=tone(2), sound_start=0.6)
+    assert copy_streams(tmp_path / "o.mp4", open_clip(source))
+    assert frame_times(tmp_path / "o.mp4") == pytest.approx([i / 10 for i in range(20)], abs=2e-3)
+    sounds_alike(tmp_path / "o.mp4", source)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, -90])
+def test_a_copied_video_keeps_its_rotation(tmp_path: Path, rotation: int) -> None:
+    source = make_media(tmp_path / "r.mp4", [corners()] * 5, rotation=rotation)
+    assert copy_streams(tmp_path / "o.mp4", open_clip(source))
+    (before,), (after,) = open_clip(source).frames(None), open_clip(tmp_path / "o.mp4").frames(None)
+    np.testing.assert_array_equal(before.image, after.image)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("a.avi", {"codec": "mpeg4"}),
+        ("a.mp4", {"codec": "mpeg4"}),
+        ("a.ts", {}),
+        ("a.mkv", {}),  # the first packets have no decoding time
+        ("a.mp4", {"pix_fmt": "yuv444p"}),
+        ("a.mp4", {"pix_fmt": "yuv420p10le"}),
+        ("a.mov", {"sound": tone(1), "sound_codec": "pcm_s16le"}),
+        ("a.mp4", {"matrix": [-65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]}),
+        ("a.mp4", {"pictures": [gray(0, (48, 1930))] * 10}),
+    ],
+)
+def test_other_streams_are_encoded_for_players(tmp_path: Path, name: str, given: dict[str, Any]) -> None:
+    source = make_media(tmp_path / name, **{"pictures": [gray(i) for i in range(10)], **given})
+    assert not copy_streams(tmp_path / "o.mp4", open_clip(source))
+    assert not (tmp_path / "o.mp4").exists()
+    write_player_video(tmp_path / "o.mp4", open_clip(source))
+    assert max(probe(tmp_path / "o.mp4").size or ()) <= 960
+    with av.open(str(tmp_path / "o.mp4")) as container:
+        frames = list(container.decode(video=0))
+        assert (frames[0].format.name, len(frames)) == ("yuv420p", 10)
+        assert [stream.codec_context.name for stream in container.streams.audio] == ["aac"] * ("sound" in given)
+
+
+def test_a_truncated_video_is_not_copied(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    pictures = [noise.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(40)]
+    whole = make_media(tmp_path / "a.mp4", pictures, options={"movflags": "+faststart"})
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    write_player_video(tmp_path / "o.mp4", open_clip(cut))
+    with av.open(str(tmp_path / "o.mp4")) as container:  # every packet is whole
+        assert 5 < sum(1 for _ in container.decode(video=0)) < 35
+
+
+@pytest.mark.parametrize("sound_codec", ["aac", "pcm_s16le"])
+def test_one_pass_writes_the_overlay_and_the_plain_video(tmp_path: Path, sound_codec: str) -> None:
+    pictures = [gray(i, (48, 1000)) for i in range(20)]
+    source = make_media(tmp_path / "a.mov", pictures, sound=tone(2), sound_codec=sound_codec)
+    painted: list[float] = []
+
+    def paint(time: float, image: ImageArray) -> ImageArray:
+        painted.append(time)
+        return 255 - image
+
+    write_overlay(tmp_path / "o.mp4", open_clip(source), paint, plain=tmp_path / "plain.mp4")
+    assert len(painted) == 20
+    for name, width in (("o.mp4", 1000), ("plain.mp4", 960)):
+        assert probe(tmp_path / name).size == (48 if width == 1000 else 46, width)
+        assert frame_times(tmp_path / name) == frame_times(source)
+        sounds_alike(tmp_path / name, source, level=0.3)
+    overlay, plain = (next(open_clip(tmp_path / name).frames(None)).image for name in ("o.mp4", "plain.mp4"))
+    assert abs(float(overlay.mean() + plain.mean()) - 255) < 4
 
 
 def test_large_pictures_are_scaled_down(tmp_path: Path) -> None:

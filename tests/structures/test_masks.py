@@ -22,6 +22,7 @@ from openavs.structures.masks import (
     merge_masks,
     resize_mask,
     rle_to_mask,
+    rle_to_part,
     segments_to_label_map,
     segments_to_mask,
     small_size,
@@ -211,3 +212,17 @@ def test_iou_of_masks() -> None:
     one[:, :10] = two[:, 5:] = True
     assert mask_iou(one, two) == pytest.approx(1 / 3)
     assert mask_iou(one & two & ~one, np.zeros_like(one)) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_part_is_the_mask_inside_its_box(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((rng.integers(1, 40), rng.integers(1, 40)), dtype=np.bool_)
+    y, x = rng.integers(0, mask.shape[0]), rng.integers(0, mask.shape[1])
+    mask[y:, x : x + 9] = rng.random(mask[y:, x : x + 9].shape) < seed / 7  # none of it to all of it
+    rle = mask_to_rle(mask)
+    part, (left, top) = rle_to_part(rle)
+    restored = np.zeros_like(mask)
+    restored[top : top + part.shape[0], left : left + part.shape[1]] = part
+    np.testing.assert_array_equal(restored, mask)
+    assert part.shape == (rle.box[3] - rle.box[1], rle.box[2] - rle.box[0])

@@ -53,6 +53,8 @@ def test_a_mask_that_repeats_is_kept_once() -> None:
     decoded = rle_to_mask(RLE(tuple(view["size"]), data["codes"][1]))
     assert (decoded == block(90)).all()
     assert (data["threshold"], data["moving"], data["size"]) == (0.25, None, [90, 160])
+    assert data["begin"] == 1.5  # the frame with most objects
+    assert data_of(clip_result((), ()))["begin"] == 0
 
 
 def test_boxes_below_the_threshold_are_candidates() -> None:

@@ -20,7 +20,7 @@ from openavs.structures.masks import rle_to_mask
 from openavs.structures.types import Caption
 from openavs.visualization.player import MotionRecorder
 from openavs.web import SegmentRequest
-from openavs.web.artifacts import captions_vtt, write_files, write_overlay_video, write_player_video
+from openavs.web.artifacts import captions_vtt, write_files, write_overlay_video
 from openavs.web.inference import ModelCache, run_request
 from tests.web.conftest import CONFIG
 
@@ -70,15 +70,6 @@ def test_the_overlay_video_has_audio_and_its_masks_in_motion_are_recorded(result
     path = write_overlay_video(tmp_path, result, moving)
     assert probe(path).audio_codec is not None
     assert any(moving.frames)
-
-
-def test_the_player_has_the_clip_itself_if_browsers_play_it(result: Result, scene: Path, tmp_path: Path) -> None:
-    path = tmp_path / "0" / "video.mp4"
-    write_player_video(path, scene, result.video, has_own_audio=True)
-    assert path.samefile(scene)
-    path.unlink()
-    write_player_video(path, scene, result.video, has_own_audio=False)  # its sound is another file
-    assert not path.samefile(scene) and probe(path).audio_codec == "aac"
 
 
 def test_captions_contain_no_markup(result: Result) -> None:
