@@ -237,6 +237,7 @@ def _prompt(name: str) -> dict[str, Any] | None:
 
 def _backend(name: str) -> dict[str, Any] | None:
     """The backend's documentation and options; importing it may load torch."""
+    from openavs.config.options import options_of
     from openavs.models.compile import OPTION, can_compile
     from openavs.registry import STAGES, Registry
 
@@ -245,7 +246,7 @@ def _backend(name: str) -> dict[str, Any] | None:
         if name not in registry.names():
             continue
         entry, cls = registry.entry(name), registry.load(name)
-        parameters = dict(inspect.signature(cls).parameters)
+        parameters, _ = options_of(cls)
         if can_compile(name):  # an option of all compilable backends, handled outside of their classes
             kind = inspect.Parameter.KEYWORD_ONLY
             parameters[OPTION] = inspect.Parameter(OPTION, kind, default=False, annotation="bool | str")

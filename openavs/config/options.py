@@ -45,19 +45,39 @@ def bind_options(
     Raises:
         InputError: an option that the class does not have, of the wrong type, or required and missing.
     """
-    parameters = inspect.signature(cls).parameters
+    parameters, hints = options_of(cls)
     accepted = {key for key, p in parameters.items() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in options:
         if key not in accepted and not takes_any:
             raise InputError(f"{stage} {name!r} has no option {key!r}; {did_you_mean(key, accepted)}")
-    hints = _hints(cls)
     bound = {key: value for key, value in (shared or {}).items() if key in accepted}
     bound.update({key: _checked(value, hints.get(key, Any), f"{stage}.{key}") for key, value in options.items()})
     for key in sorted(accepted - bound.keys()):
         if parameters[key].default is inspect.Parameter.empty:
             raise InputError(f"{stage} {name!r} needs the option {key!r}; give it in the recipe's section {stage!r}")
     return bound
+
+
+def options_of(cls: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
+    """Return the parameters of a constructor, and their types as far as they can be read.
+
+    A constructor that passes `**options` on names the classes in `option_classes`: their keyword-only parameters take
+    the place of `**options`, without those in `fixed_options`, which the constructor sets.
+    """
+    parameters, hints = dict(inspect.signature(cls).parameters), _hints(cls)
+    sources = getattr(cls, "option_classes", ())
+    rest = next((key for key, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
+    if rest is None or not sources:
+        return parameters, hints
+    del parameters[rest]
+    for source in sources:
+        passed, types_of = options_of(source)
+        for key, parameter in passed.items():
+            is_own = key in parameters or key in getattr(cls, "fixed_options", ())
+            if parameter.kind is parameter.KEYWORD_ONLY and not is_own:
+                parameters[key], hints[key] = parameter, types_of.get(key, Any)
+    return parameters, hints
 
 
 def describe_value(value: Any) -> str:

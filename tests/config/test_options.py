@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from openavs.config.options import bind_options
+from openavs.config.options import bind_options, options_of
 from openavs.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,3 +105,30 @@ def test_annotations_that_only_a_type_checker_sees_are_not_checked() -> None:
     assert bind_options(Foreign, {"price": "2"}, stage="detector", name="foreign") == {"price": "2"}
     with pytest.raises(InputError, match="has no option 'prize'"):
         bind_options(Foreign, {"prize": "2"}, stage="detector", name="foreign")
+
+
+class Server:
+    def __init__(self, stage: str, /, *, address: str, timeout: float = 60.0, structured: bool = True) -> None: ...
+
+
+class Remote:
+    option_classes = (Server,)
+    fixed_options = ("structured",)
+
+    def __init__(self, *, model: str = "small", **server: object) -> None: ...
+
+
+def test_options_that_are_passed_on_are_those_of_the_other_class() -> None:
+    def bind(**options: object) -> dict[str, object]:
+        return bind_options(Remote, options, stage="translator", name="remote")
+
+    assert list(options_of(Remote)[0]) == ["model", "address", "timeout"]
+    assert bind(address="http://localhost", timeout=3) == {"address": "http://localhost", "timeout": 3.0}
+    with pytest.raises(InputError, match="has no option 'timout'; did you mean 'timeout'"):
+        bind(timout=3)
+    with pytest.raises(InputError, match="has no option 'structured'"):
+        bind(structured=False)
+    with pytest.raises(InputError, match="needs the option 'address'"):
+        bind()
+    with pytest.raises(InputError, match=r"the option 'translator.timeout' must be a number, not 'soon'"):
+        bind(address="http://localhost", timeout="soon")

@@ -12,6 +12,7 @@ import pytest
 
 from openavs import registry
 from openavs.checks.recipe_check import check_recipe
+from openavs.config.options import options_of
 from openavs.config.recipe import load_recipe, stage_of
 from openavs.errors import InputError
 from openavs.registry import STAGES, Registry, build_backends
@@ -61,10 +62,8 @@ def test_every_stage_has_its_built_in_backends() -> None:
 
 @pytest.mark.parametrize("entry", [e for stage in STAGES for e in Registry(stage).entries()], ids=lambda e: e.name)
 def test_every_built_in_class_can_be_imported_and_has_only_named_options(entry: BackendSpec) -> None:
-    import inspect
-
     cls = Registry(entry.stage).load(entry.name)
-    parameters = inspect.signature(cls).parameters.values()
+    parameters = options_of(cls)[0].values()
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters)
     assert entry.summary
 

@@ -6,6 +6,7 @@ Retries, waits and the circuit breaker are here, once for all stages; a stage ma
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import random
 import threading
@@ -80,6 +81,7 @@ class ChatServer:
     because it would fail every clip alike.
 
     Args:
+        stage: the stage that uses it, for error messages.
         model: the model's name at the server.
         base_url: the server's address, as in http://localhost:8000/v1; OpenAI's by default.
         api_key_env: environment variable that holds the key. Default: OPENAI_API_KEY for OpenAI's own server, and no
@@ -93,7 +95,6 @@ class ChatServer:
         on_error: `fallback` (a failure is returned) or `raise`, for a server that fails.
         extra_body: further fields of the request, such as {chat_template_kwargs: {enable_thinking: false}} for vLLM.
         offline: allows only a server on this machine.
-        stage: the stage that uses it, for error messages.
 
     Raises:
         InputError: an option outside its range.
@@ -102,6 +103,8 @@ class ChatServer:
 
     def __init__(
         self,
+        stage: str = "translator",
+        /,
         *,
         model: str,
         base_url: str = OPENAI,
@@ -114,7 +117,6 @@ class ChatServer:
         on_error: OnError = "fallback",
         extra_body: Mapping[str, Any] | None = None,
         offline: bool = False,
-        stage: str = "translator",
     ) -> None:
         if max_retries < 0 or concurrency < 1:
             raise InputError(
@@ -135,6 +137,12 @@ class ChatServer:
         self._resume_at = 0.0  # end of the wait that the server requested for all requests
         self._client: ChatClient | None = None
         self._client_lock = threading.Lock()
+
+    @classmethod
+    def from_options(cls, stage: str, options: dict[str, Any], **fixed: Any) -> ChatServer:
+        """Make a server of those of the options that are its own, which are removed from the dictionary."""
+        own = inspect.signature(cls).parameters.keys() & options.keys()
+        return cls(stage, **{key: options.pop(key) for key in own}, **fixed)
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:

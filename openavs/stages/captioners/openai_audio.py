@@ -11,8 +11,8 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.media.audio import encode_wav, resample
-from openavs.models.chat_api.chat_server import ChatServer, OnError, ServerRequest, Usage
-from openavs.models.chat_api.endpoint import OPENAI, ParseError
+from openavs.models.chat_api.chat_server import ChatServer, ServerRequest, Usage
+from openavs.models.chat_api.endpoint import ParseError
 from openavs.stages.captioners.base import one_line, validate_questions
 from openavs.structures.types import AudioWindow, Caption, Waveform
 
@@ -42,23 +42,17 @@ class OpenAIAudioCaptioner:
         ModelError: the key is missing.
     """
 
+    option_classes = (ChatServer,)
+    fixed_options = ("structured",)
+
     def __init__(
         self,
         *,
-        model: str,
-        base_url: str = OPENAI,
-        api_key_env: str | None = None,
         questions: Sequence[str] = QUESTIONS,
         max_new_tokens: int = 128,
         rate: int = 16000,
         max_seconds: float = 30.0,
-        timeout: float = 60.0,
-        total_timeout: float = 120.0,
-        max_retries: int = 3,
-        concurrency: int = 8,
-        on_error: OnError = "fallback",
-        extra_body: dict[str, Any] | None = None,
-        offline: bool = False,
+        **server: Any,
     ) -> None:
         self.questions = validate_questions("openai-audio", questions)
         if max_new_tokens < 1 or not 8000 <= rate <= 48000 or not 0 < max_seconds <= 60:
@@ -67,19 +61,7 @@ class OpenAIAudioCaptioner:
                 f"most 60, not {max_new_tokens}, {rate} and {max_seconds}"
             )
         self.max_new_tokens, self.rate, self.max_seconds = max_new_tokens, rate, max_seconds
-        self.server = ChatServer(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            timeout=timeout,
-            total_timeout=total_timeout,
-            max_retries=max_retries,
-            concurrency=concurrency,
-            on_error=on_error,
-            extra_body=extra_body,
-            offline=offline,
-            stage="captioner",
-        )
+        self.server = ChatServer("captioner", **server)
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from openavs.errors import InputError
 from openavs.media.images import encode_jpeg, fit_picture
-from openavs.models.chat_api.chat_server import ChatServer, OnError, Structured, Usage
-from openavs.models.chat_api.endpoint import OPENAI, ParseError
+from openavs.models.chat_api.chat_server import ChatServer, Usage
+from openavs.models.chat_api.endpoint import ParseError
 from openavs.models.vision_chat import MAX_BYTES, MAX_PIXELS, VisionModel, VisionRequest, VisionServer
 from openavs.stages.prompting import clean_text, load_prompt
 from openavs.stages.reasoners.judgment import Judgment, parse_judgment
@@ -224,31 +224,13 @@ class LocalVisionReasoner(VisionReasoner):
         ModelError: the model cannot be loaded, or is of another kind.
     """
 
+    option_classes = (VisionReasoner,)
+
     def __init__(
-        self,
-        *,
-        model: str,
-        prompt: str = "reasoner",
-        max_candidates: int = MAX_CANDIDATES,
-        max_frames: int = MAX_FRAMES,
-        max_pixels: int = MAX_PIXELS,
-        max_new_tokens: int | None = None,
-        hidden: Hidden = "keep",
-        keep_picture: bool = True,
-        device: str = "auto",
-        dtype: str = "auto",
-        offline: bool = False,
+        self, *, model: str, device: str = "auto", dtype: str = "auto", offline: bool = False, **options: Any
     ) -> None:
-        super().__init__(
-            prompt=prompt,
-            max_candidates=max_candidates,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            max_new_tokens=max_new_tokens,
-            hidden=hidden,
-            keep_picture=keep_picture,
-        )
-        self.chat = VisionModel(model, max_pixels=max_pixels, device=device, dtype=dtype, offline=offline)
+        super().__init__(**options)
+        self.chat = VisionModel(model, max_pixels=self.max_pixels, device=device, dtype=dtype, offline=offline)
         self.models = self.chat.models
 
     def answer(self, requests: Sequence[VisionRequest]) -> list[str | ParseError]:
@@ -269,51 +251,13 @@ class ServerVisionReasoner(VisionReasoner):
         ModelError: the key is missing.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        base_url: str = OPENAI,
-        api_key_env: str | None = None,
-        prompt: str = "reasoner",
-        max_candidates: int = MAX_CANDIDATES,
-        max_frames: int = MAX_FRAMES,
-        max_pixels: int = MAX_PIXELS,
-        max_new_tokens: int | None = None,
-        hidden: Hidden = "keep",
-        keep_picture: bool = True,
-        structured: Structured = "auto",
-        timeout: float = 60.0,
-        total_timeout: float = 120.0,
-        max_retries: int = 3,
-        on_error: OnError = "fallback",
-        extra_body: dict[str, Any] | None = None,
-        offline: bool = False,
-    ) -> None:
-        super().__init__(
-            prompt=prompt,
-            max_candidates=max_candidates,
-            max_frames=max_frames,
-            max_pixels=max_pixels,
-            max_new_tokens=max_new_tokens,
-            hidden=hidden,
-            keep_picture=keep_picture,
-        )
-        self.server = ChatServer(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            structured=structured,
-            timeout=timeout,
-            total_timeout=total_timeout,
-            max_retries=max_retries,
-            concurrency=1,
-            on_error=on_error,
-            extra_body=extra_body,
-            offline=offline,
-            stage=NAME,
-        )
-        self.chat = VisionServer(self.server, max_pixels=max_pixels)
+    option_classes = (VisionReasoner, ChatServer)
+    fixed_options = ("concurrency",)
+
+    def __init__(self, **options: Any) -> None:
+        self.server = ChatServer.from_options(NAME, options, concurrency=1)
+        super().__init__(**options)
+        self.chat = VisionServer(self.server, max_pixels=self.max_pixels)
 
     @property
     def models(self) -> dict[str, dict[str, Any]]:  # type: ignore[override]

@@ -135,6 +135,8 @@ class ChatTranslator(ABC):
 
     def __init__(
         self,
+        contact_sheet: bool = False,
+        /,
         *,
         prompt: str = "default",
         max_reprompts: int = 1,
@@ -142,7 +144,6 @@ class ChatTranslator(ABC):
         max_runs: int = MAX_RUNS,
         max_frames: int = MAX_FRAMES,
         max_new_tokens: int | None = None,
-        contact_sheet: bool = False,
     ) -> None:
         check_at_least(0, max_reprompts=max_reprompts)
         check_at_least(

@@ -17,10 +17,8 @@ from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.generation import GREEDY, check_chat_template, context_length, pad_left, render_chat, token_batches
 from openavs.models.hub import load_pretrained, load_processor, resolve
 from openavs.models.vision_chat import MAX_PIXELS, VisionModel
-from openavs.stages.prompting import MAX_PHRASES, Conversation
+from openavs.stages.prompting import Conversation
 from openavs.stages.translators.chat import (
-    MAX_FRAMES,
-    MAX_RUNS,
     ChatRequest,
     ChatTranslator,
     answer_in_groups,
@@ -39,29 +37,19 @@ class LlmTranslator(ChatTranslator):
             `resolve_language_dtype`).
     """
 
+    option_classes = (ChatTranslator,)
+
     def __init__(
         self,
         *,
         model: str,
-        prompt: str = "default",
-        max_reprompts: int = 1,
-        max_new_tokens: int | None = None,
-        max_phrases: int = MAX_PHRASES,
-        max_runs: int = MAX_RUNS,
-        max_frames: int = MAX_FRAMES,
         batch_size: int = 8,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        **chat: Any,
     ) -> None:
-        super().__init__(
-            prompt=prompt,
-            max_reprompts=max_reprompts,
-            max_phrases=max_phrases,
-            max_runs=max_runs,
-            max_frames=max_frames,
-            max_new_tokens=max_new_tokens,
-        )
+        super().__init__(**chat)
         check_at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
         resolved = resolve(model, offline)
@@ -134,32 +122,20 @@ class VlmTranslator(ChatTranslator):
     """
 
     contact_sheet = True
+    option_classes = (ChatTranslator,)
 
     def __init__(
         self,
         *,
         model: str,
-        prompt: str = "default",
-        max_reprompts: int = 1,
-        max_new_tokens: int | None = None,
-        max_phrases: int = MAX_PHRASES,
-        max_runs: int = MAX_RUNS,
-        max_frames: int = MAX_FRAMES,
         max_pixels: int = MAX_PIXELS,
         batch_size: int = 4,
         device: str = "auto",
         dtype: str = "auto",
         offline: bool = False,
+        **chat: Any,
     ) -> None:
-        super().__init__(
-            prompt=prompt,
-            max_reprompts=max_reprompts,
-            max_phrases=max_phrases,
-            max_runs=max_runs,
-            max_frames=max_frames,
-            max_new_tokens=max_new_tokens,
-            contact_sheet=True,
-        )
+        super().__init__(True, **chat)
         self.vision = VisionModel(
             model, batch_size=batch_size, max_pixels=max_pixels, device=device, dtype=dtype, offline=offline
         )

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from openavs.models.chat_api.chat_server import ChatServer, OnError, Structured, Usage
-from openavs.models.chat_api.endpoint import OPENAI, ParseError
+from openavs.models.chat_api.chat_server import ChatServer, Usage
+from openavs.models.chat_api.endpoint import ParseError
 from openavs.models.vision_chat import MAX_PIXELS, VisionServer
-from openavs.stages.prompting import MAX_PHRASES
-from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, answer_in_groups
+from openavs.stages.translators.chat import ChatRequest, ChatTranslator, answer_in_groups
 
 
 class OpenAITranslator(ChatTranslator):
@@ -29,51 +28,11 @@ class OpenAITranslator(ChatTranslator):
         ModelError: the key is missing.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        base_url: str = OPENAI,
-        api_key_env: str | None = None,
-        prompt: str = "default",
-        max_reprompts: int = 1,
-        structured: Structured = "auto",
-        max_new_tokens: int | None = None,
-        max_phrases: int = MAX_PHRASES,
-        max_runs: int = MAX_RUNS,
-        max_frames: int = MAX_FRAMES,
-        contact_sheet: bool = False,
-        max_pixels: int = MAX_PIXELS,
-        timeout: float = 60.0,
-        total_timeout: float = 120.0,
-        max_retries: int = 3,
-        concurrency: int = 8,
-        on_error: OnError = "fallback",
-        extra_body: dict[str, Any] | None = None,
-        offline: bool = False,
-    ) -> None:
-        super().__init__(
-            prompt=prompt,
-            max_reprompts=max_reprompts,
-            max_phrases=max_phrases,
-            max_runs=max_runs,
-            max_frames=max_frames,
-            max_new_tokens=max_new_tokens,
-            contact_sheet=contact_sheet,
-        )
-        self.server = ChatServer(
-            model=model,
-            base_url=base_url,
-            api_key_env=api_key_env,
-            structured=structured,
-            timeout=timeout,
-            total_timeout=total_timeout,
-            max_retries=max_retries,
-            concurrency=concurrency,
-            on_error=on_error,
-            extra_body=extra_body,
-            offline=offline,
-        )
+    option_classes = (ChatTranslator, ChatServer)
+
+    def __init__(self, *, contact_sheet: bool = False, max_pixels: int = MAX_PIXELS, **options: Any) -> None:
+        self.server = ChatServer.from_options("translator", options)
+        super().__init__(contact_sheet, **options)
         self._vision = VisionServer(self.server, max_pixels=max_pixels)
 
     @property

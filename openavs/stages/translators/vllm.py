@@ -19,8 +19,7 @@ from openavs.models.chat_api.endpoint import TOO_LONG, ParseError
 from openavs.models.device import resolve_device, resolve_language_dtype
 from openavs.models.generation import token_budget
 from openavs.models.hub import load_processor, resolve
-from openavs.stages.prompting import MAX_PHRASES
-from openavs.stages.translators.chat import MAX_FRAMES, MAX_RUNS, ChatRequest, ChatTranslator, check_at_least
+from openavs.stages.translators.chat import ChatRequest, ChatTranslator, check_at_least
 from openavs.stages.translators.llm import chat_tokenizer, tokenize_chat
 
 
@@ -47,32 +46,22 @@ class VllmTranslator(ChatTranslator):
         ModelError: the engine cannot load the model.
     """
 
+    option_classes = (ChatTranslator,)
+
     def __init__(
         self,
         *,
         model: str,
-        prompt: str = "default",
-        max_reprompts: int = 1,
         structured: bool = True,
-        max_new_tokens: int | None = None,
-        max_phrases: int = MAX_PHRASES,
-        max_runs: int = MAX_RUNS,
-        max_frames: int = MAX_FRAMES,
         max_model_len: int = 8192,
         gpu_memory_utilization: float = 0.4,
         tensor_parallel: int = 1,
         engine: dict[str, Any] | None = None,
         dtype: str = "auto",
         offline: bool = False,
+        **chat: Any,
     ) -> None:
-        super().__init__(
-            prompt=prompt,
-            max_reprompts=max_reprompts,
-            max_phrases=max_phrases,
-            max_runs=max_runs,
-            max_frames=max_frames,
-            max_new_tokens=max_new_tokens,
-        )
+        super().__init__(**chat)
         check_at_least(1, max_model_len=max_model_len, tensor_parallel=tensor_parallel)
         if not 0 < gpu_memory_utilization <= 1:
             raise InputError("the translator's option 'gpu_memory_utilization' must be above 0 and at most 1")

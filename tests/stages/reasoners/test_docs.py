@@ -8,6 +8,7 @@ import re
 import pytest
 import yaml
 
+from openavs.config.options import options_of
 from openavs.config.recipe import load_recipe, recipe_from_dict
 from openavs.registry import Registry, check_backends
 from tests.docs.reading import text_of
@@ -25,7 +26,7 @@ def test_its_table_names_every_backend_and_their_common_options_with_defaults() 
     assert named == set(Registry("reasoner").names())
     options = dict(re.findall(r"^\| `(\w+)` \| ([\w-]+) \|", PAGE, re.MULTILINE))
     for name in named:
-        parameters = inspect.signature(Registry("reasoner").load(name)).parameters
+        parameters, _ = options_of(Registry("reasoner").load(name))
         for option, default in options.items():
             if option in ("accept", "unsure", "reject"):
                 continue

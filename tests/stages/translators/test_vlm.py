@@ -61,7 +61,7 @@ class Viewer(ChatTranslator):
     """Answers with a function of the request and the number of the attempt; records the requests."""
 
     def __init__(self, answer: Callable[[ChatRequest, int], str | ParseError], **options: Any) -> None:
-        super().__init__(contact_sheet=True, **options)
+        super().__init__(True, **options)
         self.answer, self.requests = answer, list[ChatRequest]()
 
     def _chat(self, requests: Sequence[ChatRequest]) -> list[str | ParseError]:
