@@ -124,8 +124,8 @@ def test_options_that_are_passed_on_are_those_of_the_other_class() -> None:
 
     assert list(options_of(Remote)[0]) == ["model", "address", "timeout"]
     assert bind(address="http://localhost", timeout=3) == {"address": "http://localhost", "timeout": 3.0}
-    with pytest.raises(InputError, match="has no option 'timout'; did you mean 'timeout'"):
-        bind(timout=3)
+    with pytest.raises(InputError, match="has no option 'timeouts'; did you mean 'timeout'"):
+        bind(timeouts=3)
     with pytest.raises(InputError, match="has no option 'structured'"):
         bind(structured=False)
     with pytest.raises(InputError, match="needs the option 'address'"):
