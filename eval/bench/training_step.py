@@ -8,6 +8,10 @@
   labeled as in S4. The attention is `ours` (an order of products that needs a 128 x 128 matrix per clip) or `quadratic`
   (the affinity of every pixel with every other, as published); `all frames` is ours, but decodes every frame.
 - `avsegformer-BACKBONE`: the same step of AVSegFormer (AdamW), of the labeled frame (`ours`) or of all (as published).
+- `sama-avs-SIZE`: the same step of SAMA-AVS on a SAM of 1024 x 1024, with its attention in one product (`ours`), the
+  encoder's activations computed again in the backward pass (`recompute`), or the library's attention, whose products
+  are the published ones (`library attention`; with `--published` the authors' code instead).
+- With `--published` also a step of the authors' AVSegFormer (`published_students.py`).
 - `attention`: the attention alone, forward and backward, in the finest of the four stages, where it is largest.
 - `naming`: the ViT-B/16 of OV-AVSS classifies 100 queries in five frames of 360 x 640: all of them (as in the paper),
   or the tenth with the highest objectness (`model.objectness`). `--queries` sets their number; the cost is linear.
@@ -44,13 +48,17 @@ use_one_thread()
 
 import torch
 from profiler import synchronize
+from published_students import avsegformer_step, find_checkout, sama_avs_step
 from torch import Tensor
+from transformers import SamConfig, SamModel, SamVisionConfig
 from workloads import save_clip
 
 from openavs.evaluation.datasets.tables import CLASSES
+from openavs.models.hub import resolve
 from openavs.training.base import Student, StudentBatch
 from openavs.training.models.avsegformer import AvSegFormer, AvSegFormerConfig, AvSegFormerOutput
 from openavs.training.models.ov_avss.classifier import MaskClassifier
+from openavs.training.models.sama_avs import SamaAvs, SamaAvsConfig
 from openavs.training.models.tpavi import FrameGroups, Interaction, Tpavi, TpaviConfig
 
 FRAMES = 5
@@ -60,8 +68,10 @@ Work = Callable[[], object]
 def main() -> None:
     """Measure and print."""
     parser = argument_parser(__doc__, repeats=3)
-    parser.add_argument("--only", nargs="+", default=["tpavi", "avsegformer", "attention", "naming"])
+    parser.add_argument("--only", nargs="+", default=["tpavi", "avsegformer", "sama-avs", "attention", "naming"])
     parser.add_argument("--backbones", nargs="+", default=["resnet50", "pvt_v2_b5"])
+    parser.add_argument("--sams", nargs="+", default=["base"], choices=list(SAMS))
+    parser.add_argument("--published", nargs="*", type=Path, default=[], help="checkouts of the authors' code")
     parser.add_argument("--queries", type=int, default=100, help="of naming")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--small", action="store_true", help="small networks and images")
@@ -76,6 +86,7 @@ def main() -> None:
     backbones = ["resnet_tiny", "pvt_v2_tiny"] if options.small else options.backbones
     students = [student for student in ("tpavi", "avsegformer") if student in options.only]
     names = [f"{student}-{backbone}" for student in students for backbone in backbones]
+    names += [f"sama-avs-{size}" for size in options.sams if "sama-avs" in options.only]
     for name in names + [name for name in ("attention", "naming") if name in options.only]:
         figures[name] = compare(name, options)
     print_figures(figures, options.json)
@@ -95,6 +106,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
         figures[f"{variant}{suffix}"] = round(median(getattr(run, clock) for run in own), 3)
         command = [sys.executable, __file__, "--peak", name, variant]
         command += ["--device", options.device, "--queries", str(options.queries), *["--small"] * options.small]
+        command += ["--published", *map(str, options.published)]
         figures[f"{variant}_peak_mb"] = float(run_process(command).output.splitlines()[-1])
     for variant in others:
         figures[f"{variant}_over_{first}"] = round(median(ratios(seconds[variant], seconds[first], clock)), 2)
@@ -122,9 +134,11 @@ def build_variants(name: str, options: argparse.Namespace, only: str | None = No
         return attention(options)
     if name == "naming":
         return naming(options)
+    if name.startswith("sama-avs-"):
+        return sama_avs(name.removeprefix("sama-avs-"), options, [only] if only else None)
     student, _, backbone = name.partition("-")
     if student == "avsegformer":
-        return avsegformer(backbone, options, [only] if only else ["ours", "all frames"])
+        return avsegformer(backbone, options, [only] if only else None)
     return tpavi(backbone, options, [only] if only else ["ours", "quadratic", "all frames"])
 
 
@@ -182,8 +196,10 @@ class AllFramesAvSegFormer(AvSegFormer):
         return super().forward(replace(batch, labeled=batch.present))
 
 
-def avsegformer(backbone: str, options: argparse.Namespace, variants: Sequence[str]) -> dict[str, Work]:
-    """Return a training step by variant."""
+def avsegformer(backbone: str, options: argparse.Namespace, variants: Sequence[str] | None) -> dict[str, Work]:
+    """Return a training step by variant; None for all of them."""
+    checkout = find_checkout(options.published, "model/head/AVSegHead.py")
+    variants = variants or ["ours", "all frames", *(["published"] if checkout else [])]
     side = 64 if options.small else 224
     small = {"channels": 32, "queries": 10, "ffn": 32, "query_ffn": 32, "mask_ffn": 32}
     sizes: dict[str, Any] = small if options.small else {}
@@ -191,10 +207,52 @@ def avsegformer(backbone: str, options: argparse.Namespace, variants: Sequence[s
     steps: dict[str, Work] = {}
     for variant in variants:
         torch.manual_seed(0)
+        if variant == "published" and checkout:
+            clip = (batch.frames[0], batch.audio[0], batch.masks[0])
+            steps[variant] = avsegformer_step(checkout, backbone, *clip)
+            continue
         model_class = AllFramesAvSegFormer if variant == "all frames" else AvSegFormer
         config = AvSegFormerConfig(backbone=backbone, side=side, dropout=0.0, **sizes)
         student = model_class(config).to(options.device).train()
         steps[variant] = partial(training_step, student, batch, torch.optim.AdamW(student.parameters(), lr=2e-5))
+    return steps
+
+
+SAMS: dict[str, dict[str, Any]] = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16},
+    "huge": {"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16},
+}
+
+
+def sama_avs(size: str, options: argparse.Namespace, variants: Sequence[str] | None) -> dict[str, Work]:
+    """Return a training step by variant, of a SAM with random weights; None for all of them."""
+    checkout = find_checkout(options.published, "models/mmseg/models/sam/image_encoder.py")
+    variants = variants or ["ours", "recompute", "published" if checkout else "library attention"]
+    depth = SAMS[size]["num_hidden_layers"]
+    globals_ = [depth * (i + 1) // 4 - 1 for i in range(4)]
+    vision = SamVisionConfig(**SAMS[size], mlp_dim=4 * SAMS[size]["hidden_size"], global_attn_indexes=globals_)
+    settings = SamConfig(vision_config=vision)
+    if options.small:
+        settings = SamModel.config_class.from_pretrained(resolve("openavs:tiny/sam").path)
+    side = settings.vision_config.image_size
+    batch = random_clip(side).to(options.device)
+    steps: dict[str, Work] = {}
+    with working_folder() as folder:
+        SamModel(settings).save_pretrained(folder)
+        for variant in variants:
+            torch.manual_seed(0)
+            if variant == "published" and checkout:  # it reads the labeled frame only
+                clip = (batch.frames[0, :1], batch.audio[0, :1], batch.masks[0, :1])
+                steps[variant] = sama_avs_step(checkout, settings, *clip)
+                continue
+            config = SamaAvsConfig(backbone=str(folder), side=side, recompute=variant == "recompute")
+            student = SamaAvs(config).to(options.device).train()
+            if variant == "library attention":
+                for layer in student.backbone.library.layers:  # type: ignore[union-attr]
+                    layer.attn = layer.attn.library
+            trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
+            steps[variant] = partial(training_step, student, batch, torch.optim.AdamW(trained, lr=2e-4))
     return steps
 
 

@@ -9,6 +9,14 @@ truth. Teacher and students are scored on the test split (official protocol). Wi
 one seed, which are labeled once, are those of all seeds: the seeds differ in their test clips, and in the students'
 weights and order of clips.
 
+`--choices` trains each student with choices that the paper does not make, one at a time, on the same labels: frames
+weighted by confidence, clips left out whose captioner and detector disagree, the moving average of the weights, a second
+round on the labels of the first student, and the tenth of the clips that `openavs review` puts first corrected by a
+person, who is played by the true masks:
+
+    python eval/experiments/self_training.py --out runs/choices --layouts s4 --students avsegformer --no-truth \
+        --choices paper weighted agreement average rounds corrected
+
 `difference` is student minus teacher: by seed with its interval over clips, and the mean over seeds with a t interval,
 both of 95 %.
 
@@ -41,21 +49,35 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from corrections import corrected_copy
 from scipy.stats import t as student_t
 
 from openavs.config.recipe import load_recipe, recipe_from_dict
+from openavs.corrections.review import review_queue
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.compare import compare, read_report
 from openavs.evaluation.datasets.tables import BASE, CLASSES
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
+from openavs.evaluation.predictions import folder_names
 from openavs.evaluation.predictor import Predictor
 from openavs.pipeline.context import Progress
 from openavs.synthetic.datasets import FRAME_TIME, write_layout
 from openavs.synthetic.scenes import sample_scene
 from openavs.training.config import TrainingRecipe, load_training_recipe
-from openavs.training.inference import StudentPipeline
+from openavs.training.inference import StudentPipeline, student_predictor
 from openavs.training.io import BUILT_IN
 from openavs.training.self_training import SelfTrainingConfig, Splits, label, train_and_score
+
+CHOICES: dict[str, tuple[SelfTrainingConfig, list[str]]] = {
+    "paper": (SelfTrainingConfig(), []),
+    "weighted": (SelfTrainingConfig(), ["labels.weighted=true"]),
+    "agreement": (SelfTrainingConfig(min_agreement=0.5), []),
+    "average": (SelfTrainingConfig(), ["ema=0.99"]),
+    "rounds": (SelfTrainingConfig(), []),
+    "corrected": (SelfTrainingConfig(), []),
+}
+"""The options of each choice, and its overrides of the training recipe."""
+CORRECTED = 0.1  # share of the training clips
 
 
 def main() -> None:
@@ -65,6 +87,7 @@ def main() -> None:
     parser.add_argument("--layouts", nargs="+", default=["s4", "ms3"], choices=["s4", "ms3", "ov"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--students", nargs="+", default=["tpavi"], choices=list(BUILT_IN), help="of s4 and ms3")
+    parser.add_argument("--choices", nargs="+", default=["paper"], choices=CHOICES, help="of s4 and ms3")
     parser.add_argument("--train-seed", type=int, metavar="SEED", help="the training clips of all seeds are its")
     parser.add_argument("--train", type=int, help="training clips; default 600 of s4, 200 of ms3, 150 of ov")
     parser.add_argument("--clips", type=int, default=60, help="test clips")
@@ -117,24 +140,52 @@ def with_pseudo_labels(layout: str, seed: int, options: argparse.Namespace) -> d
     folder, splits = open_splits(layout, seed, options)
     started, tiny, progress = time.process_time(), load_recipe("tiny"), progress_printer(layout, seed)
     labels = folder.with_name(f"{layout}-{train_seed(seed, options)}") / "labels"
-    labeler = recipe_predictor(tiny, splits.train, splits.benchmark)
-    label(labeler, splits.train, labels, SelfTrainingConfig(), progress)
     teacher = recipe_predictor(tiny, splits.test, splits.benchmark)
     figures: dict[str, Any] = {"teacher": score(teacher, splits, folder / "teacher")}
     for student in options.students:
-        for name, source in ((student, labels), (f"{student} on truth", None)):
-            if source is None and options.no_truth:
-                continue
-            kind = "labels" if source else "truth"
-            before = options.out / f"s4-{seed}" / student / kind / "student"
+        for choice in [*options.choices, *["truth"] * (not options.no_truth)]:
+            source = None if choice == "truth" else labels_for(choice, splits, labels, folder / student, progress)
+            before = options.out / f"s4-{seed}" / student / choice / "student"
             start = [f"init={{student: {before}}}"] if layout == "ms3" and before.exists() else []
-            recipe = training_recipe(student, seed, options, *start)
-            own = folder / student / kind
-            figures[name] = train_and_score(recipe, splits, own / "student", own / "test", source, "cpu", progress)
-            figures[name]["difference"] = difference(folder / "teacher", own / "test")
+            more = [] if choice == "truth" else CHOICES[choice][1]
+            recipe, own = training_recipe(student, seed, options, *start, *more), folder / student / choice
+            places = own / "student", own / "test"
+            report = train_and_score(recipe, splits, *places, source, "cpu", progress)
+            name = {"paper": student, "truth": f"{student} on truth"}.get(choice, f"{student}, {choice}")
+            figures[name] = report | {"difference": difference(folder / "teacher", own / "test")}
     if layout == "ms3":
         figures["constant masks"] = {"miou": constant_masks_miou(seed, options.clips)}
     return figures | {"cpu_s": round(time.process_time() - started)}
+
+
+def labels_for(choice: str, splits: Splits, labels: Path, folder: Path, progress: Progress) -> Path:
+    """Make the labels of a choice and return their folder.
+
+    Args:
+        choice: its name.
+        splits: the data set.
+        labels: the folder of the teacher's labels, made here if they are missing.
+        folder: the folder of the student's choices, of which `paper` labels the second round.
+        progress: progress callback.
+
+    Raises:
+        SystemExit: the student of the first round is missing.
+    """
+    teacher = recipe_predictor(load_recipe("tiny"), splits.train, splits.benchmark)
+    label(teacher, splits.train, labels, CHOICES[choice][0], progress)  # writes again which clips are left out
+    if choice == "corrected":
+        queue = [item.clip for item in review_queue(labels)]
+        chosen = queue[: round(CORRECTED * len(queue))]
+        names = folder_names(splits.train.clips)
+        return corrected_copy(splits.train, labels, labels.with_name("labels-corrected"), chosen, names)
+    if choice == "rounds":
+        first = folder / "paper" / "student"
+        if not (first / "config.json").is_file():
+            raise SystemExit("the choice 'rounds' needs the student of 'paper' before it: --choices paper rounds")
+        student = student_predictor(load_recipe(f"student:{first}", ["device=cpu"]), splits.train)
+        labels = folder / "rounds" / "labels"
+        label(student, splits.train, labels, SelfTrainingConfig(), progress)
+    return labels
 
 
 def difference(teacher: Path, student: Path) -> dict[str, Any]:

@@ -37,7 +37,7 @@ StudentArgument = Annotated[
     list[str],
     typer.Argument(
         metavar="STUDENT [KEY=VALUE...]",
-        help="tpavi, ov-avss, a plug-in or ./file.py:Class; recipe overrides such as optimizer.lr=3e-4.",
+        help="tpavi, avsegformer, sama-avs, ov-avss, a plug-in or ./file.py:Class; overrides like optimizer.lr=3e-4.",
         show_default=False,
     ),
 ]
@@ -212,6 +212,10 @@ def self_train(
         float,
         typer.Option(min=0, max=1, help="Extension: minimum mean score of a clip, by the teacher."),
     ] = 0.0,
+    min_agreement: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Extension: minimum share of a clip's prompts that the detector found."),
+    ] = 0.0,
     drop_empty: Annotated[
         bool, typer.Option("--drop-empty", help="Extension: exclude clips without any mask.")
     ] = False,
@@ -241,7 +245,12 @@ def self_train(
 
     splits = Splits(load_benchmark(benchmark), train_set, val_set, open_dataset(benchmark, root, "test"))
     choices = SelfTrainingConfig(
-        min_score=min_score, drop_empty=drop_empty, weighted=weighted, rounds=rounds, truth=truth
+        min_score=min_score,
+        min_agreement=min_agreement,
+        drop_empty=drop_empty,
+        weighted=weighted,
+        rounds=rounds,
+        truth=truth,
     )
     with progress_bar("self-training", quiet) as progress:
         report = run(chosen, teacher, splits, out, choices, device=device, progress=progress)

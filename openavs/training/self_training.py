@@ -1,8 +1,8 @@
 """Self-training (OpenAVS-ST): a pipeline labels clips without masks, and a student is trained on these labels.
 
 As in the paper only the labels change: no filter, no weights, one round. There are three additional options: filtering
-clips by the teacher's confidence, weighting frames by it, and further rounds in which the student labels the clips for
-the next student.
+clips by the teacher's confidence or by the agreement of its captioner with its detector, weighting frames by the
+confidence, and further rounds in which the student labels the clips for the next student.
 
     OUT/teacher/            evaluation of the pipeline
     OUT/round-1/labels/     the teacher's results and masks of the training split
@@ -48,6 +48,7 @@ class SelfTrainingConfig:
 
     Attributes:
         min_score: minimum mean confidence of a clip.
+        min_agreement: minimum agreement of a clip's captioner and detector, see `agreement`.
         drop_empty: exclude clips without any mask.
         weighted: weight frames by their confidence.
         rounds: number of rounds.
@@ -55,6 +56,7 @@ class SelfTrainingConfig:
     """
 
     min_score: float = 0.0
+    min_agreement: float = 0.0
     drop_empty: bool = False
     weighted: bool = False
     rounds: int = 1
@@ -154,7 +156,10 @@ def label(
     unsure = (clip.id for clip in dataset.clips if names[clip.id] not in person)
     left_out = [clip for clip in unsure if not _is_kept(results[clip], confidence[clip], config)]
     if len(left_out) == len(dataset.clips):
-        raise InputError(f"the filters exclude all {len(left_out)} clips; lower --min-score or leave out --drop-empty")
+        raise InputError(
+            f"the filters exclude all {len(left_out)} clips; lower --min-score and --min-agreement or leave out "
+            "--drop-empty"
+        )
     atomic_write(out / CONFIDENCE, json_bytes(confidence))
     atomic_write(out / LEFT_OUT, json_bytes(left_out))
     return len(dataset.clips) - len(left_out)
@@ -177,8 +182,20 @@ def _mean(values: Iterable[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+def agreement(result: ClipResult) -> float:
+    """Return the share of a clip's prompts, which come from its captions, that have a segment; 1 without prompts."""
+    found = [
+        any(segment.phrase == prompt.phrase for segment in frame.segments)
+        for frame in result.frames
+        for prompt in frame.prompts
+    ]
+    return sum(found) / len(found) if found else 1.0
+
+
 def _is_kept(result: ClipResult, confidence: Sequence[float], config: SelfTrainingConfig) -> bool:
     if config.drop_empty and not any(frame.segments for frame in result.frames):
+        return False
+    if agreement(result) < config.min_agreement:
         return False
     return sum(confidence) / len(confidence) >= config.min_score
 

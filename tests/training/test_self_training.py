@@ -16,11 +16,11 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.predictor import Predictor
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Clip, ClipResult, FrameResult, Segment
+from openavs.structures.types import Clip, ClipResult, FrameResult, Prompt, Segment
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
 from openavs.training.labels import PseudoLabels
-from openavs.training.self_training import SelfTrainingConfig, Splits, confidences, label, self_train
+from openavs.training.self_training import SelfTrainingConfig, Splits, agreement, confidences, label, self_train
 
 SMALL = ("model={backbone: pvt_v2_tiny, side: 32, channels: 8, inner: 4}", "init={}", "batch=2")
 
@@ -56,6 +56,29 @@ def test_min_score_excludes_clips_of_low_confidence(s4: Path, tmp_path: Path) ->
     assert json.loads((tmp_path / "left_out.json").read_text()) == [dataset.clips[0].id]
 
 
+def test_agreement_is_the_share_of_prompts_that_were_found() -> None:
+    """Captioner and detector agree about a prompt that has a segment of its phrase in the same frame."""
+    found, missing = Prompt("dog"), Prompt("bell")
+    frames = [FrameResult(0, 0.5, prompts=(found, missing), segments=(segment(0.3),)), FrameResult(1, 1.5)]
+    frames += [FrameResult(2, 2.5, prompts=(found,), segments=(segment(0.3),)), FrameResult(3, 3.5, prompts=(found,))]
+    assert agreement(ClipResult("clip", (2, 2), tuple(frames))) == 0.5
+    assert agreement(result((0.3,), ())) == 1.0  # a student's results have no prompts
+
+
+def test_min_agreement_excludes_clips(s4: Path, tmp_path: Path) -> None:
+    dataset = open_dataset("s4", s4, "train")
+    disputed = dataset.clips[1].id
+
+    def look(clip: Clip) -> ClipResult:
+        phrases = (Prompt("dog"), Prompt("bell")) if clip.id == disputed else (Prompt("dog"),)
+        frames = (FrameResult(i, t, prompts=phrases, segments=(segment(0.3),)) for i, t in enumerate(clip.times))
+        return ClipResult(clip.id, (2, 2), tuple(frames))
+
+    predictor = Predictor({"name": "by hand"}, lambda: look)
+    assert label(predictor, dataset, tmp_path, SelfTrainingConfig(min_agreement=0.6), None) == 3
+    assert json.loads((tmp_path / "left_out.json").read_text()) == [disputed]
+
+
 def teacher(found_in: set[str], broken: str = "") -> Predictor:
     """Finds one object in all frames of some clips and none in the others; fails for a broken clip."""
     masks = segment(0.9)
@@ -78,7 +101,7 @@ def test_drop_empty_excludes_clips_without_masks(s4: Path, tmp_path: Path) -> No
     assert [clip.id for clip in dataset.clips if PseudoLabels(dataset, tmp_path / "some").has(clip)] == [first]
     assert label(teacher({first}), dataset, tmp_path / "all", SelfTrainingConfig(), None) == 4
     with pytest.raises(
-        InputError, match="the filters exclude all 4 clips; lower --min-score or leave out --drop-empty"
+        InputError, match="the filters exclude all 4 clips; lower --min-score and --min-agreement or leave"
     ):
         label(teacher(set()), dataset, tmp_path / "none", SelfTrainingConfig(drop_empty=True), None)
 

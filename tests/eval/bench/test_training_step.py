@@ -31,12 +31,14 @@ def test_both_orders_of_the_attention_agree(script: Any) -> None:
 
 
 def test_the_first_step_of_all_variants_has_the_same_loss(script: Any) -> None:
-    options = Namespace(small=True, device="cpu")
+    options = Namespace(small=True, device="cpu", published=[])
     steps = script.tpavi("resnet_tiny", options, ["ours", "quadratic", "all frames"])
     found = [step() for step in steps.values()]
     assert found == pytest.approx([found[0]] * 3, abs=1e-5)
     both = script.avsegformer("resnet_tiny", options, ["ours", "all frames"])
     assert both["ours"]() == pytest.approx(both["all frames"](), abs=1e-5)
+    three = script.sama_avs("base", options, None)
+    assert [step() for step in three.values()] == pytest.approx([three["ours"]()] * 3, abs=0.1)
 
 
 @pytest.mark.parametrize(("kind", "base"), [("AllFramesTpavi", "Tpavi"), ("AllFramesAvSegFormer", "AvSegFormer")])
