@@ -86,12 +86,14 @@ def correct(
 
 
 def follow_corrections(out: Path, clips: Sequence[str], root: Path | None, *, render: bool, quiet: bool) -> None:
-    """Write the index of a folder after corrections of some clips, and with `render` their overlays and reports.
+    """Write the index and the page of a folder after corrections of some clips.
 
-    A clip whose source cannot be opened keeps its files, with one message.
+    With `render` their overlays and reports are written, too. A clip whose source cannot be opened keeps its files,
+    with one message.
     """
     from openavs.jobs.index import write_index
     from openavs.jobs.manifest import read_manifest
+    from openavs.jobs.run_page import NAME as PAGE, write_run_page
     from openavs.results.serialization import clip_folder
 
     manifest = read_manifest(out)
@@ -108,6 +110,8 @@ def follow_corrections(out: Path, clips: Sequence[str], root: Path | None, *, re
                 f"'openavs correct {folder} --render' makes them once it can be read",
                 quiet=quiet,
             )
+    if (out / PAGE).is_file():
+        write_run_page(out, clips)
 
 
 def render_again(folder: Path, sources: Callable[[], ClipSources]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -120,6 +121,7 @@ def label(
     from openavs.cli.jobs import print_plan, report_changed, run_stoppable, stage_cache
     from openavs.config.recipe import load_recipe, recipe_from_dict
     from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job
+    from openavs.jobs.manifest import read_manifest
     from openavs.jobs.output_dir import open_folder, reopen_changed
     from openavs.jobs.progress import JobProgress
     from openavs.jobs.run import parse_shard_range, shards_of
@@ -135,8 +137,14 @@ def label(
         log_line(f"openavs: {note}", quiet=quiet)
     request, root = _request(source, recipe, shard_size, threads, limit), source.root
     out = out.absolute()
-    manifest = open_folder(out, request, overwrite=overwrite, retry_failed=retry_failed)
     chosen = _executor(executor, workers, recipe.device, stall_timeout)
+    share = _memory_share(chosen)
+    full = recipe_from_dict(dict(request.recipe), recipe.base)
+    plan = partial(print_plan, full, share=share, lock=lock, quiet=quiet)
+    is_planned, is_new = executor is ExecutorName.local and recipe.student is None, read_manifest(out) is None
+    if is_planned and is_new:  # a recipe that cannot run leaves no folder
+        plan()
+    manifest = open_folder(out, request, overwrite=overwrite, retry_failed=retry_failed)
     job = Job(
         out,
         manifest.key,
@@ -151,15 +159,15 @@ def label(
         cache=stage_cache(cache),
         schedule=schedule.value,
         window=window or WINDOW,
-        share=_memory_share(chosen),
+        share=share,
     )
     del source, request  # the manifest is on disk: memory is not to hold a sample for every clip
     numbers = shards_of(manifest, part)
     report_changed(reopen_changed(out, manifest.key, numbers, verify=verify), quiet)
     about = {"command": command_line(), "executor": executor.value, "source": name, "root": str(root)}
     progress = JobProgress(job, manifest, numbers, about)
-    if progress.left and executor is ExecutorName.local and recipe.student is None:
-        print_plan(recipe_from_dict(dict(job.recipe), job.base), share=job.share, lock=lock, quiet=quiet)
+    if is_planned and not is_new and progress.left:
+        plan()
     problem = run_stoppable(job, manifest, chosen, progress, quiet, parquet=True)
     _finish(progress, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
 

@@ -59,8 +59,24 @@ def configure_logging(*, quiet: bool = False, verbose: bool = False) -> None:
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(TerminalFormatter())
+    handler.addFilter(_FirstOfSentence())
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("openavs").setLevel(level)
+
+
+class _FirstOfSentence:
+    """Passes a warning of a clip only if no earlier clip had the same; all are in the clips' results."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record."""
+        sentence: str | None = getattr(record, "sentence", None)
+        is_new = sentence not in self._seen
+        if sentence is not None:
+            self._seen.add(sentence)
+        return is_new
 
 
 def warn_tiny_models(recipe: Recipe) -> None:

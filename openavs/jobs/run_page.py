@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter
+from collections.abc import Collection
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,22 +29,29 @@ MAX_IMAGES = 200  # clips with a picture
 MAX_TEXTS = 4  # captions, and phrases, of a clip
 _WIDTH = 200  # pixels of a picture
 _MARK = b"openavs run</title>"
+_IMAGE = re.compile(r'<img src="(data:[^"]+)" width="(\d+)" height="(\d+)" data-clip="([^"]+)"')
 
 
-def write_run_page(out: Path) -> Path | None:
+def write_run_page(out: Path, changed: Collection[str] | None = None) -> Path | None:
     """Write the page of a result folder from its index and results; returns its path.
 
-    None if the folder has fewer than two clips, or a file of that name that openavs did not write.
+    With `changed`, only the pictures of these clips are made again. None if the folder has fewer than two clips, or a
+    file of that name that openavs did not write.
     """
     path = out / NAME
     rows = [json.loads(line) for line in (out / "index.jsonl").read_text("utf-8").splitlines()]
     if len(rows) < 2:
         return None
-    if path.is_file() and _MARK not in path.read_bytes()[:4000]:
+    before = path.read_bytes() if path.is_file() else b""
+    if before and _MARK not in before[:4000]:
         logger.warning("%s was not written by openavs and is kept; the page of the run is not written", path)
         return None
     results: list[ClipResult] = []
-    shown = [_row(out, row, results, with_image=number < MAX_IMAGES) for number, row in enumerate(rows[:MAX_ROWS])]
+    pictures = {} if changed is None else _pictures_of(before.decode("utf-8"), changed)
+    shown = [_row(out, row, results) for row in rows[:MAX_ROWS]]
+    for values in shown[:MAX_IMAGES]:
+        if values["overlay"] is not None:
+            values |= pictures.get(values["clip"]) or _picture(out, values["clip"], values["best"])
     counts = Counter(row["state"] for row in shown)
     page = render(
         "report/run.html",
@@ -57,7 +67,14 @@ def write_run_page(out: Path) -> Path | None:
     return path
 
 
-def _row(out: Path, row: dict[str, Any], results: list[ClipResult], *, with_image: bool) -> dict[str, Any]:
+def _pictures_of(page: str, changed: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the pictures of a page by clip, without those of the changed clips."""
+    found = {unescape(clip): (src, int(width), int(height)) for src, width, height, clip in _IMAGE.findall(page)}
+    names = ("src", "width", "height")
+    return {clip: dict(zip(names, of_clip, strict=True)) for clip, of_clip in found.items() if clip not in changed}
+
+
+def _row(out: Path, row: dict[str, Any], results: list[ClipResult]) -> dict[str, Any]:
     """Return the values of a clip's row; its result is appended to `results` for its recipe and models."""
     clip = row["id"]
     values: dict[str, Any] = {"clip": clip, "src": None, "link": None, "overlay": None, "remedy": None}
@@ -86,17 +103,17 @@ def _row(out: Path, row: dict[str, Any], results: list[ClipResult], *, with_imag
         "remedy": remedy_text(result.frames),
         "warnings": len(result.warnings),
     }
-    return values | (_picture(out, result) if with_image and "overlay.mp4" in files else {})
-
-
-def _picture(out: Path, result: ClipResult) -> dict[str, Any]:
-    """Return the frame with the most segments, from the overlay; nothing if it cannot be decoded."""
     best = max(result.frames, key=lambda frame: len(frame.segments), default=None)
+    return values | {"best": best.time if best else 0.0}
+
+
+def _picture(out: Path, clip: str, time: float) -> dict[str, Any]:
+    """Return the frame of the overlay at a time; nothing if it cannot be decoded."""
     try:
-        overlay = open_clip(clip_folder(out, result.clip) / "overlay.mp4", fps=2.0)
-        number = min(range(len(overlay.times)), key=lambda i: abs(overlay.times[i] - (best.time if best else 0.0)))
+        overlay = open_clip(clip_folder(out, clip) / "overlay.mp4", fps=2.0)
+        number = min(range(len(overlay.times)), key=lambda i: abs(overlay.times[i] - time))
         frame = next(iter(overlay.frames(frozenset({number}))), None)
     except InputError as error:
-        logger.info("%s has no picture: %s", result.clip, error)
+        logger.info("%s has no picture: %s", clip, error)
         return {}
     return {} if frame is None else image_data(frame.image, _WIDTH)

@@ -47,7 +47,8 @@ class RunContext:
 
     def warn(self, sentence: str) -> None:
         """Record a sentence about this clip and log it."""
-        logger.warning("%s", f"{self.clip}: {sentence}" if self.clip else sentence)
+        text = f"{self.clip}: {sentence}" if self.clip else sentence
+        logger.warning("%s", text, extra={"sentence": sentence})
         self.warnings.append(sentence)
 
     def record(self, reasoning: Reasoning) -> None:

@@ -350,3 +350,25 @@ def test_no_control_character_of_a_name_reaches_the_terminal(quick: Path, tmp_pa
     assert done.code == 1
     assert r"\x1b]0;owned\x07" in done.err
     assert not {letter for letter in done.out + done.err if not letter.isprintable()} - {"\n"}
+
+
+def test_a_job_whose_models_are_missing_is_refused_with_its_downloads_and_leaves_no_folder(
+    openavs: Openavs, pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("openavs.registry.instantiate", lambda *_: pytest.fail("a model was loaded"))
+    words = ("label", pool, "-p", "openavs-cpu", "--device", "cpu", "--offline", "--workers", "2")
+    done = openavs(*words, "--out", tmp_path / "out")
+    assert done.code == 2 and not (tmp_path / "out").exists()
+    assert "3 of 3 models are not on this disk, and offline mode forbids downloads (about 1.7 GB)" in done.err
+    assert done.err.count("  hf download ") == 3
+
+
+def test_the_plan_of_a_job_is_printed_once_while_clips_are_left(
+    openavs: Openavs, pool: Path, quick: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openavs.checks.plan.RunPlan.lines", lambda plan, frames: ["memory: as planned"])
+    words = ("label", pool, "--pipeline", quick, "--out", tmp_path / "out")
+    for limit, count in (("1", 1), ("1", 0)):
+        assert openavs(*words, "--limit", limit).err.count("openavs: memory: as planned") == count
+    assert "as planned" not in openavs(*words[:-1], tmp_path / "quiet", "--limit", "1", "--quiet").err

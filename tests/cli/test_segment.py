@@ -108,6 +108,30 @@ def test_a_folder_of_videos_is_segmented_and_a_second_run_loads_no_model(
     assert page.count("data:image/jpeg;base64,") == 2 and "<div>dog 0." in page
 
 
+def test_the_page_of_a_run_follows_a_correction(openavs: Run, video: Path, tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+    out = tmp_path / "out"
+    assert openavs("segment", tmp_path / "a.mp4", tmp_path / "b.mp4", "--pipeline", "tiny", "--out", out).code == 0
+    before = (out / "index.html").read_text("utf-8")
+    rename = json.dumps({"action": "rename", "track": 0, "value": "puppy"})
+    assert openavs("correct", out / "clips" / "b", rename).code == 0
+    page = (out / "index.html").read_text("utf-8")
+    assert "puppy" not in before and page.count("<div>puppy 0.") == 1 and page.count("<div>dog 0.") == 1
+    old, new = (re.findall('src="(data:[^"]+)"', text) for text in (before, page))
+    assert old[0] == new[0] and old[1] != new[1]  # the picture of the other clip was not made again
+
+
+def test_a_warning_that_all_clips_share_is_printed_once() -> None:
+    code = (
+        "from openavs.cli.output import configure_logging\nfrom openavs.pipeline.context import RunContext\n"
+        "configure_logging()\n"
+        "for clip in 'ab':\n    for text in ('shared', f'of {clip}'):\n        RunContext(clip=clip).warn(text)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == ["openavs: a: shared", "openavs: a: of a", "openavs: b: of b"]
+
+
 def test_a_folder_without_videos_fails_alone(openavs: Run, video: Path, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -92,6 +92,11 @@ def test_the_example_takes_one_click(page: Page) -> None:
 def test_upload_run_and_download(page: Page, scene: Path) -> None:
     page.give(scene)
     page.run()
+    captions = page.tab.locator("#oa-player .captions")
+    for shown in ("showing", "hidden"):
+        captions.click()
+        assert page.tab.evaluate("document.querySelector('#oa-player video').textTracks[0].mode") == shown
+        assert captions.get_attribute("aria-pressed") == str(shown == "showing").lower()
     got = {}
     for link in page.tab.locator("#oa-downloads a").all():
         with page.tab.expect_download() as download:

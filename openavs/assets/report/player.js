@@ -307,6 +307,7 @@
       const on = (selector, type, act) => this.find(selector)?.addEventListener(type, act);
       on(".play", "click", () => this.playOrPause());
       on(".sound", "click", () => this.mute());
+      on(".captions", "click", () => this.caption());
       on(".full", "click", () => this.enlarge());
       on(".reset", "click", () => this.change(() => this.reset()));
       on(".opacity", "input", ({ target }) => this.change(() => (this.opacity = Number(target.value))));
@@ -403,6 +404,12 @@
       this.video.muted = !this.video.muted;
       this.find(".sound").setAttribute("aria-pressed", this.video.muted);
     }
+    caption() {
+      const [track] = this.video?.textTracks ?? [];
+      if (!track) return;
+      track.mode = track.mode === "showing" ? "hidden" : "showing";
+      this.find(".captions").setAttribute("aria-pressed", track.mode === "showing");
+    }
     enlarge() {
       if (document.fullscreenElement) document.exitFullscreen();
       else this.element.requestFullscreen?.();
@@ -423,6 +430,7 @@
         "[": () => this.change(() => (this.opacity = Math.max(0, this.opacity - 0.1))),
         "]": () => this.change(() => (this.opacity = Math.min(1, this.opacity + 0.1))),
         m: () => this.mute(),
+        c: () => this.caption(),
         f: () => this.enlarge(),
         "?": () => (this.find(".keys").open = !this.find(".keys").open),
       };

@@ -248,6 +248,9 @@ class _ClipRun:
         """Record a sentence if candidates of a phrase could not be compared."""
         if self._reasons:
             (reason, _), count = self._reasons.most_common(1)[0], self._reasons.total()
+            if reason == STILL:  # of the whole clip, and of all clips of images: one sentence for all
+                self._evidence.warn(f"sync: candidates of a phrase are not compared, and all are kept; {STILL}")
+                return
             self._evidence.warn(
                 f"sync: several candidates of a phrase could not be compared with the sound at {count} of "
                 f"{self._compared} frames, and all are kept; {reason}"
