@@ -40,7 +40,6 @@ from openavs.evaluation.metrics.functional import (
     Sums,
     binary_figures,
     check_protocol,
-    class_means,
     clip_class_areas,
     clip_class_sums,
     clip_curves,
@@ -51,7 +50,6 @@ from openavs.evaluation.metrics.functional import (
     to_figures,
     to_number,
 )
-from openavs.structures.types import BoolMask
 
 Row = dict[str, Any]
 
@@ -310,10 +308,6 @@ class SemanticMetrics(Metric):
         """Return `miou`, `f` and their means without background."""
         check_protocol(protocol, self.frames)
         return to_figures(semantic_figures(protocol, *self._sums()))
-
-    def class_scores(self, protocol: Protocol) -> tuple[Floats, Floats, BoolMask]:
-        """Return IoU and F of every class `[classes]`, and which classes the protocol's means count."""
-        return class_means(protocol, *self._sums())
 
     def sample(self, protocol: Protocol) -> BootstrapSample:
         """Return the figures of weighted clips."""
