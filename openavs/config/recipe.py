@@ -86,6 +86,8 @@ class FilteringConfig(_Section):
     max_per_phrase: Count | None = None  # boxes of one phrase in a frame, best first; null: all
     # Least score of a phrase's further boxes in a frame, where `box_threshold` holds for the best one; null: the same.
     repeat_threshold: Score | None = None
+    # Least score of a box at the place of a kept box of its phrase in the frame before or after; null: the same.
+    linked_threshold: Score | None = None
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are rejected
 
 
@@ -245,6 +247,8 @@ class PipelineConfig:
         max_boxes: boxes kept per frame.
         max_per_phrase: boxes kept per phrase and frame; None for no limit.
         repeat_threshold: least score of all boxes of a phrase but its first, if over `box_threshold`; None: the same.
+        linked_threshold: least score of a box at the place of a kept box of its phrase in the frame before or after, if
+            below the others; None: the same.
         min_area: least area of a mask, in pixels.
         vocabulary: the closed set of labels; None for open vocabulary.
         aliases: phrase -> label.
@@ -266,6 +270,7 @@ class PipelineConfig:
     max_boxes: int = 20
     max_per_phrase: int | None = None
     repeat_threshold: float | None = None
+    linked_threshold: float | None = None
     min_area: int = 0
     vocabulary: tuple[str, ...] | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)

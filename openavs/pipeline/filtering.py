@@ -1,12 +1,80 @@
-"""Filtering of detections: threshold, non-maximum suppression, limits, and likelihood of audio and picture."""
+"""Filtering of detections: threshold, non-maximum suppression, limits, and likelihood of audio and picture.
+
+With `linked_threshold`, a box with a low score is kept if the frame before or after has a kept box of its phrase at the
+same place: a detector that misses an object for a frame often scores its box just below the threshold (ByteTrack,
+arXiv 2110.06864, links such boxes to tracks).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from openavs.config.recipe import PipelineConfig
 from openavs.structures.masks import iou
-from openavs.structures.types import Detection, Prompt, Rejection
+from openavs.structures.types import Detection, Frame, Mask, Prompt, Rejection
+
+LINK_IOU = 0.5
+"""Least IoU of the boxes of one object in neighboring frames."""
+
+LINK_SECONDS = 1.5
+"""Frames that are further apart are not neighbors."""
+
+
+@dataclass(frozen=True, eq=False)
+class FrameBoxes:
+    """A frame between the detector and the segmenter.
+
+    Attributes:
+        frame: the frame.
+        prompts: its prompts.
+        key: whether the detector ran on it.
+        candidates: the detector's boxes.
+        masks: masks of the candidates, from a model that gives both.
+        kept: the candidates that are kept, best first.
+        rejected: boxes and phrases that are not, with the reason.
+    """
+
+    frame: Frame
+    prompts: Sequence[Prompt] = ()
+    key: bool = False
+    candidates: Sequence[Detection] = ()
+    masks: Mapping[Detection, Mask] | None = None
+    kept: Sequence[Detection] = ()
+    rejected: Sequence[Rejection] = ()
+
+
+def filter_frames(
+    frames: Iterable[FrameBoxes], rules: PipelineConfig, knows: Callable[[str], bool]
+) -> Iterator[FrameBoxes]:
+    """Yield the frames of a clip, in order, with the boxes that are kept and the rejections.
+
+    With `linked_threshold`, the output is one key frame behind; its boxes are linked with those that the key frames
+    around it keep by themselves, so links do not spread.
+    """
+
+    def filtered(found: FrameBoxes, neighbors: Iterable[FrameBoxes] = ()) -> FrameBoxes:
+        near = [n for n in neighbors if abs(n.frame.time - found.frame.time) <= LINK_SECONDS]
+        linked = [box for neighbor in near for box in neighbor.kept]
+        kept, rejected = filter_detections(found.candidates, found.prompts, rules, knows, linked)
+        return replace(found, kept=kept, rejected=rejected)
+
+    if rules.linked_threshold is None:
+        yield from (filtered(found) if found.key else found for found in frames)
+        return
+    held: list[FrameBoxes] = []  # a key frame, and the frames after it that are none
+    around: list[FrameBoxes] = []  # the key frame before it, and itself, both filtered by themselves
+    for found in frames:
+        if found.key:
+            alone = filtered(found)
+            if around:
+                held[0] = filtered(held[0], (*around[:-1], alone))
+            yield from held
+            held, around = [], [*around[-1:], alone]
+        held.append(found)
+    if around:
+        held[0] = filtered(held[0], around[:-1])
+    yield from held
 
 
 def filter_detections(
@@ -14,20 +82,21 @@ def filter_detections(
     prompts: Sequence[Prompt],
     rules: PipelineConfig,
     knows: Callable[[str], bool] = lambda phrase: True,
+    linked: Sequence[Detection] = (),
 ) -> tuple[list[Detection], list[Rejection]]:
     """Return the boxes of a frame that are kept, best first, and the rejections.
 
-    Boxes below the threshold (a phrase's further boxes may have a higher one), boxes that a better box covers and boxes
-    over the limits are rejected. A phrase without any box is rejected as `not found`, as `unknown word` if the detector
-    does not know it, or as `below threshold` if its best box was close. Candidates of phrases that are not among the
-    prompts are ignored.
+    Boxes below the threshold (a phrase's further boxes may have a higher one, those at the place of a box of `linked` a
+    lower one), boxes that a better box covers and boxes over the limits are rejected. A phrase without any box is
+    rejected as `not found`, as `unknown word` if the detector does not know it, or as `below threshold` if its best box
+    was close. Candidates of phrases that are not among the prompts are ignored.
     """
     unlikely, rejected = _less_likely(candidates, prompts, rules)
     kept: list[Detection] = []
     phrases = {prompt.phrase for prompt in prompts} - unlikely
     near: dict[str, Detection] = {}  # the best box below the threshold, by phrase
     for box in sorted((c for c in candidates if c.phrase in phrases), key=lambda c: -c.score):
-        if box.score < _threshold(box.phrase, kept, rules):
+        if box.score < _threshold(box, kept, rules, linked):
             near.setdefault(box.phrase, box)
         elif covering := _covering(box, kept, rules.nms_iou):
             if box.phrase not in {other.phrase for other in covering}:  # else the same object was found twice
@@ -71,11 +140,19 @@ def _covering(box: Detection, kept: Sequence[Detection], limit: float | None) ->
     return [] if limit is None else [other for other in kept if iou(box.box, other.box) > limit]
 
 
-def _threshold(phrase: str, kept: Sequence[Detection], rules: PipelineConfig) -> float:
-    """Return the least score of the next box of a phrase."""
-    if rules.repeat_threshold is None or all(other.phrase != phrase for other in kept):
-        return rules.box_threshold
-    return max(rules.box_threshold, rules.repeat_threshold)
+def _threshold(box: Detection, kept: Sequence[Detection], rules: PipelineConfig, linked: Sequence[Detection]) -> float:
+    """Return the least score of a box, from the boxes that are kept so far and those of the neighboring frames."""
+    threshold = rules.box_threshold
+    if rules.repeat_threshold is not None and any(other.phrase == box.phrase for other in kept):
+        threshold = max(threshold, rules.repeat_threshold)
+    if rules.linked_threshold is not None and any(_is_same(box, other) for other in linked):
+        threshold = min(threshold, rules.linked_threshold)
+    return threshold
+
+
+def _is_same(box: Detection, other: Detection) -> bool:
+    """Return whether boxes of neighboring frames are of one object."""
+    return box.phrase == other.phrase and iou(box.box, other.box) >= LINK_IOU
 
 
 def _is_full(phrase: str, kept: Sequence[Detection], limit: int | None) -> bool:

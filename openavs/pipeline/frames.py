@@ -17,6 +17,8 @@ from openavs.stages.contracts import validate_outputs
 from openavs.structures.types import AudioWindow, Caption, Clip, Event, Frame, ImageArray, Waveform
 from openavs.utils.concurrency import batched, prefetch
 
+T = TypeVar("T")
+
 BATCH_PIXELS = 1 << 25
 """Upper limit of the pixels in a batch of frames: eight 4K frames are processed one or two at a time."""
 
@@ -85,7 +87,7 @@ def frame_batches(
         return
     deduplicator, done = FrameDeduplicator(settings.max_diff), 0
     frames = deduplicator.share(clip.frames(wanted))
-    batches = batched(frames, settings.batch_frames, lambda frame: frame.image.size // 3, BATCH_PIXELS)
+    batches = batches_of(frames, settings, lambda frame: frame)
     context.progress("localize", 0, len(wanted))
     for batch in context.timed_items("decode", prefetch(batches, depth=1)):
         yield batch
@@ -95,7 +97,10 @@ def frame_batches(
         context.warn(f"{deduplicator.near} of {done} frames had hardly changed and reuse the frame before them")
 
 
-T = TypeVar("T")
+def batches_of(items: Iterable[T], settings: PipelineConfig, frame_of: Callable[[T], Frame]) -> Iterator[list[T]]:
+    """Yield items that have a frame each in batches of at most `batch_frames` and `BATCH_PIXELS`."""
+    return batched(items, settings.batch_frames, lambda item: frame_of(item).image.size // 3, BATCH_PIXELS)
+
 
 CELLS = 32
 """Rows and columns of the grid in which two frames are compared; an object of a thousandth of the area fills a cell."""

@@ -26,8 +26,8 @@ from openavs.config.recipe import PipelineConfig, Recipe, pipeline_config
 from openavs.errors import InputError
 from openavs.models.device import run_with_oom_backoff
 from openavs.pipeline.context import Progress, RunContext
-from openavs.pipeline.filtering import filter_detections
-from openavs.pipeline.frames import FrameMemo, audio_windows, frame_batches, frame_events
+from openavs.pipeline.filtering import FrameBoxes, filter_frames
+from openavs.pipeline.frames import FrameMemo, audio_windows, batches_of, frame_batches, frame_events
 from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner, EventCaptioner, gives_events
 from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames
@@ -307,58 +307,69 @@ class Pipeline:
         self, clip: Clip, prompts: Sequence[FramePrompts], context: RunContext
     ) -> Iterator[TrackedFrame]:
         """Yield the frames that have prompts, with the segments of the key frames; without a tracker all are key."""
+        found = filter_frames(self._detect(clip, prompts, context), self.settings, known_phrases(self.detector))
+        memo = FrameMemo()
+        for batch in batches_of(found, self.settings, lambda boxes: boxes.frame):
+            segmented = iter(self._segment([boxes for boxes in batch if boxes.key], memo, context))
+            for boxes in batch:
+                segments, rejected = next(segmented) if boxes.key else ((), ())
+                phrases = tuple(prompt.phrase for prompt in prompts[boxes.frame.index])
+                yield TrackedFrame(boxes.frame, phrases, segments, rejected, key=boxes.key)
+
+    def _detect(self, clip: Clip, prompts: Sequence[FramePrompts], context: RunContext) -> Iterator[FrameBoxes]:
+        """Yield the frames that have prompts, with the candidates of the key frames.
+
+        Each frame is grounded with its own phrases: a phrase of another frame could take a box away from them.
+        """
         phrases = _phrases(prompts)
         wanted = frozenset(i for i, own in enumerate(phrases) if own)
         keys = wanted if self.tracker is None else key_frames(phrases, self.tracker.keyframe_interval)
         memo = FrameMemo()
         for batch in frame_batches(clip, wanted, self.settings, context):
             key = [frame for frame in batch if frame.index in keys]
-            found = dict(zip(key, self._segment(key, prompts, memo, context), strict=True))
+            memo.begin([frame.image for frame in key])
+            candidates = iter(self._candidates(key, [phrases[frame.index] for frame in key], memo, context))
             for frame in batch:
-                segments, rejected = found.get(frame, ((), ()))
-                yield TrackedFrame(frame, phrases[frame.index], segments, rejected, key=frame in found)
+                if frame.index in keys:
+                    boxes, masks = next(candidates)
+                    yield FrameBoxes(frame, prompts[frame.index], True, boxes, masks)
+                else:
+                    yield FrameBoxes(frame)
 
-    def _segment(
-        self, frames: list[Frame], clip_prompts: Sequence[FramePrompts], memo: FrameMemo, context: RunContext
-    ) -> list[FrameSegments]:
-        """Detect, filter, segment and verify the prompts of some frames.
-
-        Each frame is grounded with its own phrases: a phrase of another frame could take a box away from them.
-        """
+    def _candidates(
+        self, frames: list[Frame], phrases: list[tuple[str, ...]], memo: FrameMemo, context: RunContext
+    ) -> list[tuple[Sequence[Detection], Mapping[Detection, Mask] | None]]:
+        """Return the boxes of some frames, with their masks if one model makes both."""
         if not frames:
             return []
-        memo.begin([frame.image for frame in frames])
-        prompts = [clip_prompts[frame.index] for frame in frames]
         if self.detector is None:  # one model from phrases to masks
             call = validate_output("segment_phrases", self.segmenter.segment_phrases)
             with context.timed("segment"):
-                pairs = memo.call(call, _phrases(prompts))
-            kept, rejected = self._filter([[box for box, _ in own] for own in pairs], prompts)
-            masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(map(dict, pairs), kept, strict=True)]
+                return [(list(own), own) for own in map(dict, memo.call(call, phrases))]
+        with context.timed("detect"):
+            return [(own, None) for own in memo.call(validate_output("detect", self.detector.detect), phrases)]
+
+    def _segment(self, found: list[FrameBoxes], memo: FrameMemo, context: RunContext) -> list[FrameSegments]:
+        """Segment the kept boxes of some frames, and verify the segments by their look."""
+        if not found:
+            return []
+        memo.begin([boxes.frame.image for boxes in found])
+        if self.detector is None:
+            masks = [[(boxes.masks or {})[box] for box in boxes.kept] for boxes in found]
         else:
-            with context.timed("detect"):
-                candidates = memo.call(validate_output("detect", self.detector.detect), _phrases(prompts))
-            kept, rejected = self._filter(candidates, prompts)
             call = validate_output("segment", self.segmenter.segment)
             with context.timed("segment"):
-                masks = memo.call(call, [[box.box for box in boxes] for boxes in kept])
-        found = [self._compose(*own) for own in zip(kept, masks, rejected, strict=True)]
+                masks = memo.call(call, [[box.box for box in boxes.kept] for boxes in found])
+        segmented = [self._compose(b.kept, own, b.rejected) for b, own in zip(found, masks, strict=True)]
+        prompts = [tuple(boxes.prompts) for boxes in found]
         for verifier in self.verifiers:
             if not is_temporal(verifier):
-                found = self._verify(cast(Verifier, verifier), prompts, found, memo, context)
-        return found
+                segmented = self._verify(cast(Verifier, verifier), prompts, segmented, memo, context)
+        return segmented
 
-    def _filter(
-        self, candidates: list[list[Detection]], prompts: list[FramePrompts]
-    ) -> tuple[list[list[Detection]], list[list[Rejection]]]:
-        """Return, by frame, the boxes that are kept, best first, and the rejections."""
-        knows = known_phrases(self.detector)
-        filtered = [
-            filter_detections(boxes, own, self.settings, knows) for boxes, own in zip(candidates, prompts, strict=True)
-        ]
-        return [kept for kept, _ in filtered], [rejected for _, rejected in filtered]
-
-    def _compose(self, kept: list[Detection], masks: list[Mask], rejected: list[Rejection]) -> FrameSegments:
+    def _compose(
+        self, kept: Sequence[Detection], masks: Sequence[Mask], rejected: Sequence[Rejection]
+    ) -> FrameSegments:
         """Make labeled segments of boxes and their masks; empty and too small masks are rejected."""
         segments, rejections = [], list(rejected)
         for box, mask in zip(kept, masks, strict=True):
