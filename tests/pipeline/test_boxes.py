@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from openavs.config.recipe import PipelineConfig
-from openavs.pipeline.filtering import filter_detections
+from openavs.pipeline.filtering import LINK_SECONDS, FrameBoxes, filter_detections, filter_frames
 from openavs.structures.masks import iou
-from openavs.structures.types import Caption, Detection, Prompt, Rejection
+from openavs.structures.types import Caption, Detection, Frame, Prompt, Rejection
 
 BOX = (10.0, 10.0, 50.0, 50.0)
 
@@ -68,6 +71,68 @@ def test_further_boxes_of_a_phrase_may_need_a_higher_score() -> None:
     rules = {"box_threshold": 0.25, "repeat_threshold": 0.4}
     assert chosen([*boxes, dog], ["bird", "dog"], **rules) == ([*boxes[:2], dog], [])
     assert chosen(boxes, ["bird"], box_threshold=0.45, repeat_threshold=0.35)[0] == boxes[:1]  # never a lower one
+
+
+def found_at(time: float, *boxes: Detection) -> FrameBoxes:
+    frame = Frame(round(time * 10), time, np.zeros((100, 100, 3), dtype=np.uint8))
+    return FrameBoxes(frame, (Prompt("dog"), Prompt("cat")), True, boxes)
+
+
+def kept_boxes(frames: Sequence[FrameBoxes], linked_threshold: float | None = 0.2) -> list[list[Detection]]:
+    rules = PipelineConfig(box_threshold=0.3, repeat_threshold=0.4, linked_threshold=linked_threshold)
+    return [list(found.kept) for found in filter_frames(frames, rules, lambda phrase: True)]
+
+
+STRONG, WEAK = Detection(BOX, "dog", 0.5), Detection((12.0, 10.0, 52.0, 50.0), "dog", 0.25)
+
+
+def test_a_weak_box_is_kept_where_the_frame_before_or_after_has_one() -> None:
+    assert kept_boxes([found_at(0, STRONG), found_at(1, WEAK)]) == [[STRONG], [WEAK]]
+    assert kept_boxes([found_at(0, WEAK), found_at(1, STRONG)]) == [[WEAK], [STRONG]]
+    assert kept_boxes([found_at(0, STRONG), found_at(1, WEAK)], None) == [[STRONG], []]
+    weaker = Detection(WEAK.box, "dog", 0.19)
+    assert kept_boxes([found_at(0, STRONG), found_at(1, weaker)]) == [[STRONG], []]
+
+
+def test_a_further_weak_box_of_a_phrase_is_kept_at_the_place_of_one() -> None:
+    other = Detection((60.0, 60.0, 90.0, 90.0), "dog", 0.6)
+    again, elsewhere = Detection(BOX, "dog", 0.45), Detection((10.0, 60.0, 40.0, 95.0), "dog", 0.35)
+    frames = [found_at(0, other, again), found_at(1, other, WEAK, elsewhere)]
+    assert kept_boxes(frames) == [[other, again], [other, WEAK]]
+
+
+def test_boxes_of_another_phrase_place_or_time_are_not_linked() -> None:
+    cat, moved = Detection(BOX, "cat", 0.5), Detection((60.0, 60.0, 99.0, 99.0), "dog", 0.5)
+    assert kept_boxes([found_at(0, cat), found_at(1, WEAK)])[1] == []
+    assert kept_boxes([found_at(0, moved), found_at(1, WEAK)])[1] == []  # as after a cut
+    assert kept_boxes([found_at(0, STRONG), found_at(LINK_SECONDS + 0.1, WEAK)])[1] == []
+
+
+def test_links_do_not_spread() -> None:
+    frames = [found_at(0, STRONG), found_at(1, WEAK), found_at(2, WEAK), found_at(3, WEAK)]
+    assert kept_boxes(frames) == [[STRONG], [WEAK], [], []]
+
+
+def test_frames_between_key_frames_stay_in_order_and_are_not_filtered() -> None:
+    between = FrameBoxes(found_at(0.5).frame)
+    frames = [between, found_at(0.6, STRONG), between, between, found_at(1, WEAK), between]
+    for threshold in (None, 0.2):
+        filtered = filter_frames(frames, PipelineConfig(linked_threshold=threshold), lambda phrase: True)
+        order = [(found.frame.time, found.key, bool(found.rejected)) for found in filtered]
+        key = [(0.6, True, True), (1, True, True)]
+        assert order == [(0.5, False, False), key[0], *[(0.5, False, False)] * 2, key[1], (0.5, False, False)]
+
+
+def test_a_linked_frame_is_out_once_the_next_is_known() -> None:
+    taken = []
+
+    def source() -> Iterator[FrameBoxes]:
+        for time in range(4):
+            taken.append(time)
+            yield found_at(time, STRONG)
+
+    filtered = filter_frames(source(), PipelineConfig(linked_threshold=0.2), lambda phrase: True)
+    assert next(filtered).frame.time == 0 and taken == [0, 1]
 
 
 def test_iou_of_boxes() -> None:

@@ -244,7 +244,8 @@ def test_results_do_not_depend_on_the_batch(tiny: Pipeline) -> None:
             assert (rle_to_mask(s.mask) ^ rle_to_mask(t.mask)).sum() <= 2
 
 
-def test_frames_leave_before_the_last_is_decoded(tiny: Pipeline) -> None:
+@pytest.mark.parametrize("linked", [None, 0.14])
+def test_frames_leave_before_the_last_is_decoded(tiny: Pipeline, linked: float | None) -> None:
     long = scene(Role("dog", (True,) * 20), seconds=20)
     clip = scene_to_clip(long, "long")
     decoded: list[int] = []
@@ -254,12 +255,11 @@ def test_frames_leave_before_the_last_is_decoded(tiny: Pipeline) -> None:
             decoded.append(frame.index)
             yield frame
 
-    small = Pipeline(
-        tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, replace(tiny.settings, batch_frames=2)
-    )
+    settings = replace(tiny.settings, batch_frames=2, linked_threshold=linked)
+    small = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
+    batches = 3 + (linked is not None)  # the present one, the queue, the decoder's, and the next one to link with
     for result in small.stream(replace(clip, frames=frames)):
-        ahead = decoded[-1] - result.index
-        assert ahead <= 2 + 2 + 2  # a batch, the queue, and the one in the decoder's hand
+        assert decoded[-1] - result.index <= 2 * batches
 
 
 def test_run_takes_clips_one_by_one(tiny: Pipeline, dog_and_bell: Scene) -> None:
