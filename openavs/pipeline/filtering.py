@@ -62,7 +62,7 @@ def filter_frames(
     if rules.linked_threshold is None:
         yield from (filtered(found) if found.key else found for found in frames)
         return
-    held: list[FrameBoxes] = []  # a key frame, and the frames after it that are none
+    held: list[FrameBoxes] = []  # a key frame, and the frames up to the next one
     around: list[FrameBoxes] = []  # the key frame before it, and itself, both filtered by themselves
     for found in frames:
         if found.key:
