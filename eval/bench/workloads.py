@@ -36,6 +36,8 @@ from transformers import (
     Qwen3Config,
     Sam2Config,
     Sam2Model,
+    Sam3Config,
+    Sam3Model,
     SamConfig,
     SamImageProcessorPil,
     SamModel,
@@ -384,6 +386,18 @@ def save_sam2(folder: Path, size: Size, network: str = "tiny", device: str = "cp
     imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
     preprocessor = {"size": {"height": side, "width": side}, **imagenet}
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
+
+
+def save_sam3(folder: Path, device: str = "cpu") -> Path:
+    """Save SAM 3 as published, with the embedded CLIP's tokenizer."""
+    config = Sam3Config()
+    with torch.device(device):
+        Sam3Model(config).eval().save_pretrained(folder)
+    side, half = int(config.vision_config.backbone_config.image_size), [0.5] * 3
+    preprocessor = {"size": {"height": side, "width": side}, "image_mean": half, "image_std": half}
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    AutoTokenizer.from_pretrained(_TINY / "clip").save_pretrained(folder)
     return folder
 
 

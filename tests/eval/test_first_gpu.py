@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.conftest import ROOT
 
@@ -47,7 +48,27 @@ def test_small_networks_are_timed_and_become_rows(script: Any, tmp_path: Path) -
     assert json.loads(out.read_text(encoding="utf-8")) == found
     assert found["steps"]["waits"]["frames"] > 0
     rows = script.table(found).splitlines()
-    assert len(rows) == 4 and rows[2].startswith("| Qwen3-4B reads 20 tokens | bfloat16 | 1 | ")
+    assert len(rows) == 4 and rows[2].startswith("| Qwen3-4B reads 20 tokens | bfloat16 |  | 1 | ")
+
+
+def test_docs_have_the_committed_results_or_say_that_there_are_none(script: Any) -> None:
+    text = script.PAGE.read_text(encoding="utf-8")
+    assert script.in_page(text, script.section(script.results())) == text
+    row = {"what": "sam3", "things": 4, "batch": 8, "ms": 20.0, "clips_per_s": 10.0, "peak_gb": None}
+    steps = {"pipelines": {"rows": [row]}, "jobs": {"error": "stopped after 40 s"}}
+    written = script.section({"device": "GPU X", "torch": "2", "date": "2026-12-01", "steps": steps})
+    assert "| sam3 |  | 4 | 8 | 20.0 | 10.0 |" in written and "Steps that failed: jobs: stopped after 40 s." in written
+
+
+def test_operations_and_copies_are_counted(script: Any, tmp_path: Path) -> None:
+    """The meta device stands for the other one: it has no values, so nothing can be copied back from it."""
+    a, b = torch.ones(3, 4), torch.ones(4, 5)
+
+    def work() -> None:
+        (a @ b).to("meta")
+
+    counted = script.count(script.Setting("cpu", False, tmp_path), work)
+    assert counted == {"flop": 2 * 3 * 4 * 5, "syncs": 0, "to_device_mb": 3 * 5 * 4 / 1e6, "from_device_mb": 0}
 
 
 def test_a_step_that_takes_too_long_is_stopped_and_the_error_is_reported(script: Any) -> None:
@@ -62,4 +83,8 @@ def test_every_step_runs(script: Any) -> None:
     assert found["detector"]["relative_error"]["float32"] == 0 < found["detector"]["relative_error"]["bfloat16"] < 0.02
     assert found["jobs"]["exit_code"] == 0 and found["jobs"]["out_of_memory"]["batches"] == [8, 4, 2, 2, 4, 2, 2]
     assert found["jobs"]["out_of_memory"]["largest_difference"] < 1e-3
-    assert {row["batch"] for row in found["segmenters"]["rows"]} == {1, 8}
+    assert {(row["what"], row["things"]) for row in found["pipelines"]["rows"]} == {
+        (name, things) for name in script.RECIPES for things in script.THINGS
+    }
+    assert all(row["clips_per_s"] > 0 and row["roofline_share"] > 0 for row in found["pipelines"]["rows"])
+    assert len(found["compile"]["first_call_seconds"]) == 2
