@@ -250,7 +250,7 @@ def save_networks(setting: Setting, recipe: str) -> dict[str, Path]:
 def build(
     setting: Setting, folders: dict[str, Path], name: str, things: int, batch: int, compile_: bool | str = False
 ) -> Any:
-    """Builds the pipeline from frames to masks of a recipe: captions are given, and every frame has so many masks."""
+    """Builds the pipeline from frames to masks of a recipe: captions are given, with `things` masks a frame."""
     from openavs.config.recipe import recipe_from_dict
     from openavs.pipeline.pipeline import Pipeline
 

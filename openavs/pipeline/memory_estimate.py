@@ -88,7 +88,7 @@ def measure_footprints(recipe: Recipe) -> dict[str, MemoryFootprint]:
         place = _place(recipe, section, model)
         each = place.dtype.itemsize
         quantized = _quantized(section, place, model)
-        weights = model.parameters * each - 3 * quantized
+        weights = model.parameters * each + quantized  # the file of the others stays mapped into memory
         copies = 0
         if not quantized:
             copies = _copies(section, place, model, str(section.options.get("dtype", recipe.dtype)))

@@ -15,6 +15,7 @@ from openavs.config.recipe import STAGE_GROUPS, Recipe, load_recipe
 from openavs.errors import InputError, ModelError
 from openavs.models.catalog import count_parameters, stored_dtype
 from openavs.models.device import DeviceConfig, available_memory, total_memory
+from openavs.models.ops.linear import supports_int8
 from openavs.pipeline import memory_estimate as footprint
 from openavs.pipeline.memory_estimate import (
     MemoryFootprint,
@@ -95,6 +96,16 @@ def test_half_precision_is_half_as_large_on_a_gpu_and_a_copy_on_a_cpu(monkeypatc
     )
     kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": torch.bfloat16}
     assert detector("float32")[0] == 2 * detector("bfloat16")[0]
+
+
+@pytest.mark.skipif(not supports_int8(), reason="this build of torch has no 8-bit product")
+def test_weights_in_eight_bits_are_counted_beside_the_mapped_file() -> None:
+    full, quantized = (
+        measure_footprints(load_recipe("tiny", ["detector.dtype=float32", f"detector.quantize={how}"]))["detector"]
+        for how in ("null", "int8")
+    )
+    assert quantized.weights == 1.125 * full.weights  # half of them, in a byte instead of four
+    assert quantized.working == full.working
 
 
 def test_sam_on_a_gpu_is_counted_with_its_attention(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

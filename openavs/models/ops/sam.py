@@ -8,6 +8,7 @@ On a GPU the library's own fused attention is faster, and is kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionLayer
 
 from openavs.models.ops.linear import inference_linear, replace_modules
 
-# Attention scores per chunk: on one thread 1 MB of float32, the second-level cache; for each of several threads, which
-# synchronize after every operation, more.
-_CACHED_SCORES, _THREAD_SCORES = 1 << 18, 1 << 21
+# Attention scores per chunk. On one thread: 1 MB of float32, the second-level cache; 2 MB of bfloat16, whose products
+# are fast, so that a smaller chunk spends its time on copying the keys. For each of several threads, which synchronize
+# after every operation, more.
+_CACHED_SCORES, _THREAD_SCORES = {False: 1 << 18, True: 1 << 20}, 1 << 21
 _SAM_LAYERS = (SamVisionLayer, SamHQVisionLayer)
 _MAX_FOLDED_EDGE = 32  # cells; in smaller windows the matrix product itself adds the relative positions
 
@@ -129,9 +131,8 @@ class OptimizedSamLayer(nn.Module):
         output: torch.Tensor = hidden_states + self.mlp(self.norm2(hidden_states))
         return output
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # its loops would be unrolled
     def _attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, edge: int) -> torch.Tensor:
-        """Compute attention of `[G, edge * edge, D]`, in chunks.
+        """Compute attention of `[G, edge * edge, D]`.
 
         A score is `q k / sqrt(D) + q row(y, y') + q column(x, x')`; `q row` is one number for each row of keys.
         """
@@ -148,24 +149,46 @@ class OptimizedSamLayer(nn.Module):
                 key = torch.cat([key, one_hot.expand(len(key), -1, -1)], -1)
                 across = down = None
 
-        cells, keys, output = edge * edge, key.transpose(1, 2), torch.empty_like(query)
-        threads = torch.get_num_threads()
-        chunk = _CACHED_SCORES if threads == 1 else _THREAD_SCORES * threads
-        groups, step = max(chunk // cells**2, 1), max(chunk // cells, 1)
-        for first in range(0, len(query), groups):
-            group = slice(first, first + groups)
-            for start in range(0, cells, step):
-                part = (group, slice(start, start + step))
-                scores = torch.bmm(scaled[part], keys[group])
-                if down is not None and across is not None:
-                    by_cell = scores.view(*scores.shape[:2], edge, edge)
-                    by_cell.add_(down[part][..., None]).add_(across[part][:, :, None])
-                output[part] = torch.bmm(softmax(scores, dim=-1), value[group])
-        return output
+        def add_positions(scores: torch.Tensor, part: tuple[slice, slice]) -> None:
+            if down is not None and across is not None:
+                by_cell = scores.view(*scores.shape[:2], edge, edge)
+                by_cell.add_(down[part][..., None]).add_(across[part][:, :, None])
+
+        mixed: torch.Tensor = attend_in_chunks(scaled, key, value, add_positions)
+        return mixed
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loops would be unrolled
+def attend_in_chunks(
+    scaled: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    add: Callable[[torch.Tensor, tuple[slice, slice]], None] = lambda scores, part: None,
+) -> torch.Tensor:
+    """Compute attention of scaled queries `[G, Q, D]` with keys and values `[G, K, D]`, some scores at a time.
+
+    `add` adds to the scores `[g, q, K]` of a part of groups and queries.
+    """
+    (count, queries, _), cells = scaled.shape, key.shape[1]
+    keys, output = key.transpose(1, 2), value.new_empty(count, queries, value.shape[-1])
+    threads = torch.get_num_threads()
+    chunk = _CACHED_SCORES[scaled.dtype == torch.bfloat16] if threads == 1 else _THREAD_SCORES * threads
+    groups, step = max(chunk // (queries * cells), 1), max(chunk // cells, 1)
+    for first in range(0, count, groups):
+        group = slice(first, first + groups)
+        for start in range(0, queries, step):
+            part = (group, slice(start, start + step))
+            scores = torch.bmm(scaled[part], keys[group])
+            add(scores, part)
+            output[part] = torch.bmm(softmax(scores, dim=-1), value[group])
+    return output
 
 
 class HieraAttention(nn.Module):
-    """Windowed attention of SAM 2's backbone, without the scores that the library computes and discards."""
+    """Windowed attention of SAM 2's backbone, without the scores that the library computes and discards.
+
+    In bfloat16 torch's fused attention is as slow as in float32, and products of matrices are not.
+    """
 
     def __init__(self, library: Any, dtype: torch.dtype) -> None:
         super().__init__()
@@ -183,6 +206,10 @@ class HieraAttention(nn.Module):
             part.reshape(batch, -1, self.heads, part.shape[-1] // self.heads).transpose(1, 2)
             for part in (query, key, value)
         )
-        mixed = scaled_dot_product_attention(query, key, value)
+        if query.dtype == torch.bfloat16:
+            groups = (part.flatten(0, 1) for part in (query * query.shape[-1] ** -0.5, key, value))
+            mixed = attend_in_chunks(*groups).view_as(query)
+        else:
+            mixed = scaled_dot_product_attention(query, key, value)
         output: torch.Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, height, width, -1))
         return output

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
 
 from openavs.models.ops.linear import Int8Linear, OneDnnLinear, supports_int8
-from openavs.models.ops.sam import optimize_sam, prepare_encoder
+from openavs.models.ops.sam import attend_in_chunks, optimize_sam, prepare_encoder
 
 
 def sam(edge: int, relative: bool = True, window: int = 5, biases: bool = True) -> Any:
@@ -120,6 +121,16 @@ def test_elsewhere_than_on_a_cpu_the_body_is_converted_as_it_is() -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize(("groups", "queries", "keys"), [(5, 16, 64), (2, 300, 4096)], ids=["pooled windows", "global"])
+def test_attention_in_chunks_is_that_of_torch(groups: int, queries: int, keys: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(groups, count, 24, generator=draw) for count in (queries, keys, keys))
+    expected = scaled_dot_product_attention(query, key, value)
+    assert torch.allclose(attend_in_chunks(query * 24**-0.5, key, value), expected, atol=1e-5)
+    low = attend_in_chunks(*(part.bfloat16() for part in (query * 24**-0.5, key, value)))
+    assert float((low.float() - expected).norm() / expected.norm()) < 0.02
+
+
 def test_an_image_does_not_depend_on_its_batch() -> None:
     lean = sam(12)
     optimize_sam(lean, torch.float32)
