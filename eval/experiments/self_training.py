@@ -10,9 +10,9 @@ one seed, which are labeled once, are those of all seeds: the seeds differ in th
 weights and order of clips.
 
 `--choices` trains each student with choices that the paper does not make, one at a time, on the same labels: frames
-weighted by confidence, clips left out whose captioner and detector disagree, the moving average of the weights, a second
-round on the labels of the first student, and the tenth of the clips that `openavs review` puts first corrected by a
-person, who is played by the true masks:
+weighted by confidence, clips left out whose captioner and detector disagree, the moving average of the weights, a
+second round on the labels of the first student, and the tenth of the clips that `openavs review` puts first corrected
+by a person, who is played by the true masks:
 
     python eval/experiments/self_training.py --out runs/choices --layouts s4 --students avsegformer --no-truth \
         --choices paper weighted agreement average rounds corrected
