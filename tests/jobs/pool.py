@@ -103,12 +103,16 @@ def tree(out: Path) -> dict[str, str]:
 
 
 def disk_events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Record the files that are flushed to disk, by path below `root`, and renames, as `-> name` (Linux)."""
+    """Record the files that are flushed to disk, by path below `root`, and renames, as `-> name` (Linux).
+
+    Random temporary names are recorded as `.tmp`.
+    """
     events: list[str] = []
     sync, rename = os.fsync, os.replace
 
     def told_sync(handle: int) -> None:
-        events.append(Path(os.readlink(f"/proc/self/fd/{handle}")).relative_to(root).as_posix())
+        path = Path(os.readlink(f"/proc/self/fd/{handle}")).relative_to(root)
+        events.append((path.with_name(".tmp") if path.suffix == ".tmp" else path).as_posix())
         sync(handle)
 
     def told_rename(path: Path, to: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_completion_file_is_renamed_after_its_files_are_on_disk(
     complete(tmp_path, 0, "key", done)
     files = ["clips/a/result.json", "clips/c/result.json"]
     assert events[:2] == files and set(events[2:-3]) == {"clips", "clips/a", "clips/c"}
-    assert events[-3:] == ["work/shards/.000000.json.part", "-> 000000.json", "work/shards"]
+    assert events[-3:] == ["work/shards/.tmp", "-> 000000.json", "work/shards"]
 
 
 def test_a_shard_without_a_mark_is_not_committed(tmp_path: Path) -> None:

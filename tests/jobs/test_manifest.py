@@ -88,7 +88,7 @@ def test_a_plan_takes_its_name_when_its_lines_are_on_the_disk(tmp_path: Path, mo
     make_manifest(tmp_path, WISH)
     files = ((".", "manifest.jsonl"), ("work", "sizes"), ("work", "manifest.json"))
     places = [(Path(folder), name) for folder, name in files]
-    assert events == [e for at, name in places for e in (str(at / f".{name}.part"), f"-> {name}", str(at))]
+    assert events == [e for at, name in places for e in (str(at / ".tmp"), f"-> {name}", str(at))]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the names of open files in /proc")
@@ -96,7 +96,7 @@ def test_sizes_that_a_retry_takes_are_on_the_disk(tmp_path: Path, monkeypatch: p
     manifest = make_manifest(tmp_path, WISH)
     events = disk_events(tmp_path, monkeypatch)
     update_sizes(tmp_path, manifest, WISH)
-    assert events == ["work/.sizes.part", "-> sizes", "work"]
+    assert events == ["work/.tmp", "-> sizes", "work"]
 
 
 def test_the_key_stands_for_all_that_the_outputs_depend_on(tmp_path: Path) -> None:
