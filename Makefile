@@ -108,8 +108,8 @@ build/peers/.installed: .ci/peers.txt build/timm/.installed
 	@touch $@
 
 # Ray is large and its tests start clusters, so they are not part of `make test`.
-test-ray: $(VENV)/.ray
-	$(PYTEST) tests/jobs/test_ray.py $(PYTEST_ARGS)
+test-ray: $(VENV)/.ray build/packages/s3/.installed
+	PYTHONPATH=$(CURDIR)/build/packages/s3 $(PYTEST) tests/jobs/test_ray.py $(PYTEST_ARGS)
 
 $(VENV)/.ray: $(STAMP)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e ".[ray]"

@@ -21,3 +21,7 @@ class OutOfMemoryError(InputError):
 
 class ModelError(OpenAVSError):
     """A model cannot be downloaded or loaded: absent, incomplete, gated, unsafe or of another kind."""
+
+
+class StoreError(OpenAVSError):
+    """An object store cannot be reached, also after some attempts."""

@@ -178,7 +178,7 @@ def result_line(progress: JobProgress) -> str:
     left = progress.manifest.clips - counts.total()
     line += f", {left} not done yet" if left else ""
     line += f"\nrejected in frames: {segments}" if segments else ""
-    return f"{line}\n-> {progress.job.out}"
+    return f"{line}\n-> {progress.job.place}"
 
 
 def _rejections(progress: JobProgress) -> tuple[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,7 +20,6 @@ from openavs.cli.options import (
     LimitOption,
     LockOption,
     OfflineOption,
-    OutOption,
     OverwriteOption,
     PipelineOption,
     QuietOption,
@@ -67,7 +69,13 @@ Words = Annotated[
 
 def label(
     words: Words,
-    out: OutOption,
+    out: Annotated[
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Output folder, or its address on an object store (s3://, gs://). The same command again resumes it.",
+        ),
+    ],
     pipeline: PipelineOption = None,
     executor: Annotated[ExecutorName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         ExecutorName.local
@@ -132,44 +140,69 @@ def label(
     part = None if shard_range is None else parse_shard_range(shard_range)
     shared = recipe_overrides(overrides, device=device, dtype=dtype, batch_size=batch_size, offline=offline)
     recipe = load_recipe(pipeline or default_pipeline(shared, quiet=quiet), shared)
-    source = open_source(name, benchmark=benchmark, split=split)
-    for note in source.notes:
-        log_line(f"openavs: {note}", quiet=quiet)
-    request, root = _request(source, recipe, shard_size, threads, limit), source.root
-    out = out.absolute()
-    chosen = _executor(executor, workers, recipe.device, stall_timeout)
-    share = _memory_share(chosen)
-    full = recipe_from_dict(dict(request.recipe), recipe.base)
-    plan = partial(print_plan, full, share=share, lock=lock, quiet=quiet)
-    is_planned, is_new = executor is ExecutorName.local and recipe.student is None, read_manifest(out) is None
-    if is_planned and is_new:  # a recipe that cannot run leaves no folder
-        plan()
-    manifest = open_folder(out, request, overwrite=overwrite, retry_failed=retry_failed)
-    job = Job(
-        out,
-        manifest.key,
-        root,
-        request.recipe,
-        base=recipe.base,
-        sink="openavs.labeling.label_sink:LabelSink",
-        builder=PIPELINE_BUILDER if recipe.student is None else STUDENT_BUILDER,
-        classes=request.classes,
-        threads=manifest.threads,
-        lock=None if lock is None else lock.absolute(),
-        cache=stage_cache(cache),
-        schedule=schedule.value,
-        window=window or WINDOW,
-        share=share,
-    )
-    del source, request  # the manifest is on disk: memory is not to hold a sample for every clip
-    numbers = shards_of(manifest, part)
-    report_changed(reopen_changed(out, manifest.key, numbers, verify=verify), quiet)
-    about = {"command": command_line(), "executor": executor.value, "source": name, "root": str(root)}
-    progress = JobProgress(job, manifest, numbers, about)
-    if is_planned and not is_new and progress.left:
-        plan()
-    problem = run_stoppable(job, manifest, chosen, progress, quiet, parquet=True)
-    _finish(progress, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
+    with result_folder(out) as (folder, store, owner):
+        source = open_source(name, benchmark=benchmark, split=split)
+        for note in source.notes:
+            log_line(f"openavs: {note}", quiet=quiet)
+        request, root = _request(source, recipe, shard_size, threads, limit), source.root
+        chosen = _executor(executor, workers, recipe.device, stall_timeout)
+        share = _memory_share(chosen)
+        full = recipe_from_dict(dict(request.recipe), recipe.base)
+        plan = partial(print_plan, full, share=share, lock=lock, quiet=quiet)
+        is_planned, is_new = executor is ExecutorName.local and recipe.student is None, read_manifest(folder) is None
+        if is_planned and is_new:  # a recipe that cannot run leaves no folder
+            plan()
+        manifest = open_folder(folder, request, overwrite=overwrite, retry_failed=retry_failed)
+        job = Job(
+            folder,
+            manifest.key,
+            root,
+            request.recipe,
+            base=recipe.base,
+            sink="openavs.labeling.label_sink:LabelSink",
+            builder=PIPELINE_BUILDER if recipe.student is None else STUDENT_BUILDER,
+            classes=request.classes,
+            threads=manifest.threads,
+            lock=None if lock is None else lock.absolute(),
+            cache=stage_cache(cache),
+            schedule=schedule.value,
+            window=window or WINDOW,
+            share=share,
+            source=source.url,
+            store=store,
+            owner=owner,
+        )
+        del source, request  # the manifest is on disk: memory is not to hold a sample for every clip
+        numbers = shards_of(manifest, part)
+        report_changed(reopen_changed(folder, manifest.key, numbers, verify=verify), quiet)
+        about = {"command": command_line(), "executor": executor.value, "source": name, "root": job.source or str(root)}
+        progress = JobProgress(job, manifest, numbers, about)
+        if is_planned and not is_new and progress.left:
+            plan()
+        problem = run_stoppable(job, manifest, chosen, progress, quiet, parquet=True)
+        _finish(progress, problem, recipe, as_json=as_json, quiet=quiet, stats=stats)
+
+
+@contextmanager
+def result_folder(out: str) -> Iterator[tuple[Path, str | None, str]]:
+    """Yield the folder that this machine works in, and the address and this run's name if `out` is on a store.
+
+    Raises:
+        InputError: the store cannot be used.
+    """
+    from openavs.errors import InputError
+    from openavs.jobs.job_store import scratch_of
+    from openavs.utils.fs import refuse_address
+    from openavs.utils.objects import is_object_url
+
+    if not is_object_url(out):
+        refuse_address(out)
+        yield Path(out).absolute(), None, ""
+    elif out.startswith("memory:"):
+        raise InputError(f"{out} would end with this process; give a folder, or an object store such as s3://")
+    else:
+        with scratch_of(out) as store:
+            yield store.out, store.url, store.owner
 
 
 def _source_name(words: list[str]) -> tuple[str, list[str]]:
@@ -239,12 +272,12 @@ def _finish(
     count = progress.status["failed"]
     if count > len(failed):
         more = pluralize(count - len(failed), "more clip")
-        log_line(f"openavs: and {more} failed ({reasons(progress)}); see {progress.job.out}/index.jsonl")
+        log_line(f"openavs: and {more} failed ({reasons(progress)}); see {progress.job.place}/index.jsonl")
     if problem:
         log_line(f"openavs: {problem}")
     times = stage_times(progress.job.out) if stats else None
     if as_json:
-        answer = {"out": str(progress.job.out), "problem": problem, **progress.summary()}
+        answer = {"out": progress.job.place, "problem": problem, **progress.summary()}
         print_json(answer if times is None else {**answer, "stages": times.stages})
     elif not quiet:
         echo(result_line(progress))

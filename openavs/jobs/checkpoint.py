@@ -16,13 +16,15 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError
+from openavs.jobs.job_store import store_of
 from openavs.jobs.sample import Row, are_stamps, is_row
 from openavs.results.serialization import is_corrected
 from openavs.utils.fs import atomic_write, is_intact, read_regular, sync_to_disk, write_hashed
@@ -46,13 +48,25 @@ Timing = Mapping[str, Any]
 class ShardJournal:
     """The journal `work/<shard>.jsonl`. Only the holder of the shard's lock may write it, from any thread.
 
-    `finished` are entries by clip, `timings` their times, `begun` the clips of the last run that are not finished.
+    `finished` are entries by clip, `timings` their times, `begun` the clips of the last run that are not finished. On
+    an object store (`mirror`, see `JobStore.write_line`) each clip has an object with its last line.
     """
 
     path: Path
     finished: dict[str, Entry] = field(default_factory=dict)
     timings: dict[str, Timing] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
+    mirror: Callable[[str, bytes | None], None] = lambda clip, line: None
+
+    @classmethod
+    def open(cls, out: Path, shard: int) -> ShardJournal:
+        """Read the journal of a shard of a result folder; that of an object store is brought here first."""
+        path, store = journal_path(out, shard), store_of(out)
+        if store is None:
+            return cls.read(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.pull_journal(shard))
+        return replace(cls.read(path), mirror=partial(store.write_line, shard))
 
     @classmethod
     def read(cls, path: Path) -> ShardJournal:
@@ -75,25 +89,32 @@ class ShardJournal:
     def start(self) -> None:
         """Record that a run begins: the clips that earlier runs began are no longer under way."""
         self.path.parent.mkdir(exist_ok=True)
+        for clip in self.begun:
+            self.mirror(clip, None)
         self.begun.clear()
         self._append({"start": True}, first=b"\n")  # ends a line that was cut short
 
     def begin(self, clip: str) -> None:
         """Record that a clip is about to be opened."""
-        self._append({"begin": clip})
+        self.mirror(clip, self._append({"begin": clip}))
 
     def lay_aside(self, clip: str) -> None:
         """Record that a clip that was begun is not under way for now."""
         self._append({"aside": clip})
+        self.mirror(clip, None)
 
     def finish(self, row: Row, files: Mapping[str, str], timing: Timing | None = None) -> None:
         """Record a finished clip, whose files are written."""
         data = {"row": dict(row), "files": dict(files), "timing": timing}
-        self._append(data)
+        self.mirror(row["id"], self._append(data))
         self._finished(data)
 
     def forget_changed(self, out: Path) -> None:
         """Drop finished clips whose files are missing or differ from the record; not those that a person corrected."""
+        if (store := store_of(out)) is not None:
+            for clip in store.lost({clip: files for clip, (_, files) in self.finished.items()}, verify=True):
+                del self.finished[clip]
+            return
         for clip, (_, files) in list(self.finished.items()):
             intact = all(is_intact(out / path, stamp, verify=True) for path, stamp in files.items())
             if not intact and not is_corrected(out, clip):
@@ -123,7 +144,7 @@ class ShardJournal:
         if timing is not None and is_timing(timing):
             self.timings[clip] = timing
 
-    def _append(self, data: Mapping[str, Any], first: bytes = b"") -> None:
+    def _append(self, data: Mapping[str, Any], first: bytes = b"") -> bytes:
         line = first + json.dumps(data).encode("ascii") + b"\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -131,6 +152,7 @@ class ShardJournal:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             os.close(handle)
+        return line
 
 
 def journal_path(out: Path, shard: int) -> Path:
@@ -152,7 +174,9 @@ def read_completion(out: Path, shard: int, key: str) -> dict[str, Any] | None:
     Raises:
         InputError: the file is damaged or belongs to another manifest.
     """
-    path = completion_path(out, shard)
+    path, store = completion_path(out, shard), store_of(out)
+    if store is not None and not path.exists():
+        store.pull(path.relative_to(out).as_posix())
     try:
         completion = parse_json(read_regular(path))
     except FileNotFoundError:
@@ -176,17 +200,21 @@ def _is_valid(completion: Mapping[str, Any]) -> bool:
 
 
 def complete(out: Path, shard: int, key: str, entries: Sequence[Entry]) -> dict[str, Any]:
-    """Flush the files of a shard to the disk and write its completion file.
+    """Flush the files of a shard to the disk and write its completion file; an object store has them already.
 
     `entries` are all clips of the shard, in the order of the manifest.
     """
     rows = [dict(row) for row, _ in entries]
     files = {row["id"]: dict(own) for row, own in entries}
     completion = {"format": FORMAT, "shard": shard, "key": key, **summarize(rows), "rows": rows, "files": files}
-    sync_to_disk(out / path for own in files.values() for path in own)
+    store = store_of(out)
+    if store is None:
+        sync_to_disk(out / path for own in files.values() for path in own)
     path = completion_path(out, shard)
     path.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(path, _json(completion))
+    if store is not None:
+        store.complete(shard)
     journal_path(out, shard).unlink(missing_ok=True)
     return completion
 
@@ -215,18 +243,22 @@ def failed_in(completion: Mapping[str, Any]) -> list[str]:
 
 def reopen(out: Path, completion: Mapping[str, Any], again: Collection[str]) -> None:
     """Reopen a completed shard so that the clips `again` are run again; its journal gets all others."""
-    path = journal_path(out, completion["shard"])
-    path.unlink(missing_ok=True)
-    journal, timings = ShardJournal(path), read_timings(out, completion["shard"])
+    journal_path(out, completion["shard"]).unlink(missing_ok=True)
+    journal, timings = ShardJournal.open(out, completion["shard"]), read_timings(out, completion["shard"])
     journal.start()
     for row in completion["rows"]:
         if row["id"] not in again:
             journal.finish(row, completion["files"][row["id"]], timings.get(row["id"]))
-    completion_path(out, completion["shard"]).unlink()  # last: until then the shard is completed as it was
+    path, store = completion_path(out, completion["shard"]), store_of(out)
+    if store is not None:
+        store.objects.remove([path.relative_to(out).as_posix()])
+    path.unlink()  # last: until then the shard is completed as it was
 
 
 def completed(out: Path) -> set[int]:
     """Return the numbers of the completed shards."""
+    if (store := store_of(out)) is not None:
+        store.pull_completions()
     folder = completion_path(out, 0).parent
     names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
     return {int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdigit()}

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from openavs.jobs.checkpoint import completed, log_path, read_completion, read_timings
+from openavs.jobs.job_store import store_of
 from openavs.jobs.locks import INDEX, claimed
 from openavs.jobs.manifest import Manifest
 from openavs.jobs.sample import Row, Sample
@@ -116,6 +117,8 @@ def write_index(out: Path, manifest: Manifest, *, parquet: bool = False) -> int:
                 if part.exists():
                     os.replace(part, path)
             sync_folder(out)
+            if (store := store_of(out)) is not None:
+                store.push(*(path.name for path in parts))
             return count
         finally:
             for part in parts.values():

@@ -43,6 +43,9 @@ class Job:
         schedule: `per-clip`, `per-stage` or `auto` (by available memory). Results are the same.
         window: Clips of a window of the schedule `per-stage`.
         share: Part of its device's memory that a worker may use.
+        source: The address that relative paths start from, if the clips are on an object store.
+        store: The address of the result folder, if it is on an object store; `out` is then a scratch folder.
+        owner: A name of this run, for its claims on the store.
     """
 
     out: Path
@@ -60,6 +63,14 @@ class Job:
     schedule: str = "per-clip"
     window: int = 256
     share: float = 1.0
+    source: str | None = None
+    store: str | None = None
+    owner: str = ""
+
+    @property
+    def place(self) -> str:
+        """The result folder as the user named it."""
+        return self.store or str(self.out)
 
     @property
     def values(self) -> Values:
@@ -171,6 +182,10 @@ class Sink:
 
     def remove(self, sample: Sample) -> None:
         """Remove the files that an interrupted run left outside of the clip's folder."""
+
+    def folder_of(self, sample: Sample) -> str | None:
+        """Return the folder below the result folder that holds what the sink writes of this clip alone, if one does."""
+        return None
 
 
 RENDERED = ("overlay.mp4", "report.html")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO
 
 from openavs.errors import InputError
+from openavs.jobs.job import Job
 from openavs.jobs.sample import ByteRange, Sample, locate
 from openavs.media.audio import replacement_sound
 from openavs.media.clip import open_clip, open_images, planned_times, probe
 from openavs.media.probe import check_file, reading
 from openavs.structures.types import Clip
-from openavs.utils.fs import is_missing
+from openavs.utils.fs import is_missing, remove_file
+from openavs.utils.objects import ObjectStore, is_object_name
 
 BLOCK = 1 << 20
 PROBE_SECONDS = 10.0
@@ -117,6 +121,82 @@ class ClipLoader:
 
     def _copy_path(self, sample: Sample, part: ByteRange) -> Path:
         return self.scratch / f"{sample.id}{part.suffix}"
+
+
+@dataclass(frozen=True)
+class StoredClipLoader(ClipLoader):
+    """Opens clips of an object store: their files are copied to `root` first, and removed when no clip needs them.
+
+    Of a tar only the bytes of the clip are copied.
+    """
+
+    store: ObjectStore = field(kw_only=True)
+    _users: dict[str, set[str]] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def open(self, sample: Sample) -> Clip:
+        """Copy the files of a clip, and open it.
+
+        Raises:
+            ClipError: as raised by `ClipLoader.open`.
+            StoreError: the store cannot be reached.
+        """
+        for name in _own_files(sample):
+            with self._lock:
+                self._users.setdefault(name, set()).add(sample.id)
+                with suppress(FileNotFoundError, ValueError):  # it is named by `open`; ValueError: a NUL in the name
+                    if not (self.root / name).exists():
+                        self._copy(name)
+        return super().open(sample)
+
+    def failure(self, reason: str, error: InputError, sample: Sample) -> ClipError:
+        """Return the failure of a clip; its reason is `missing` if the store lacks one of the clip's files."""
+        try:
+            for name in (sample.path, sample.audio):
+                if name:
+                    self.store.size(name)
+        except FileNotFoundError:
+            reason = "missing"
+        return ClipError(reason, self.portable(str(error), sample))
+
+    def close(self, sample: Sample) -> None:
+        """Remove the copies that were made for a clip."""
+        super().close(sample)
+        with self._lock:
+            for name in _own_files(sample):
+                users = self._users.get(name, set())
+                users.discard(sample.id)
+                if not users:
+                    remove_file(self.root / name, self.root)
+
+    def _copy(self, name: str) -> None:
+        part = self.root.with_name(f"{self.root.name}.part")
+        self.store.download(name, part)
+        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+        part.rename(self.root / name)
+
+    def _extract(self, sample: Sample, part: ByteRange) -> Path:
+        path = self._copy_path(sample, part)
+        try:
+            self.store.download(sample.path, path, part.offset, part.size)
+        except FileNotFoundError as error:
+            raise InputError(f"{sample.source} does not exist") from error
+        except InputError as error:
+            raise InputError(f"{sample.source} is cut short: the tar ends within it") from error
+        return path
+
+
+def _own_files(sample: Sample) -> list[str]:
+    """Return the files of a clip that are copied as a whole; none with a name that leads outside."""
+    names = [sample.audio, None if sample.video_slice else sample.path]
+    return [name for name in names if name and is_object_name(name)]
+
+
+def clip_loader(job: Job, scratch: Path, fps: float) -> ClipLoader:
+    """Return the loader of a job's clips."""
+    if job.source is None:
+        return ClipLoader(job.root, scratch, fps)
+    return StoredClipLoader(scratch / "source", scratch, fps, store=ObjectStore(job.source))
 
 
 def _blocks(archive: IO[bytes], part: ByteRange, sample: Sample) -> Iterator[bytes]:

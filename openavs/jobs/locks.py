@@ -5,6 +5,9 @@ the index, byte 2 the job-level files (`run.json`, `work/models.json`), byte 3 +
 that holds them, however it ends: there are no stale locks, no heartbeat and no clock. Between machines they need a file
 system that keeps such locks (NFS 4, Lustre with `flock`, GPFS); where none are kept, a warning says so, and parts of a
 job have to be separated by `--shard-range`. Even two processes on one shard would write the same bytes.
+
+A result folder on an object store has claims instead (`job_store.py`): of its index and its shards. The folder as a
+whole is claimed by `output_dir.py` while it is opened.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from openavs.jobs.job_store import store_of
 
 fcntl: Any
 try:
@@ -40,6 +45,8 @@ def claim(out: Path, byte: int, *, shared: bool = False, wait: bool = False) -> 
     Raises:
         OSError: the lock file cannot be opened for writing.
     """
+    if (store := store_of(out)) is not None:
+        return byte in (JOB, RUN) or store.claim(_claim_name(byte), wait=wait)
     if fcntl is None:
         return True
     handle = _handle(out)
@@ -59,6 +66,9 @@ def claim(out: Path, byte: int, *, shared: bool = False, wait: bool = False) -> 
 
 def release(out: Path, byte: int) -> None:
     """Release a lock."""
+    if (store := store_of(out)) is not None:
+        store.release(_claim_name(byte))
+        return
     if fcntl is not None and out in _handles:
         try:
             fcntl.lockf(_handles[out], fcntl.LOCK_UN, 1, byte)
@@ -108,6 +118,11 @@ def _lock(path: Path) -> int:
         if _is_file(handle, path):
             return handle
         os.close(handle)  # the folder was removed and made again
+
+
+def _claim_name(byte: int) -> str:
+    """Return the name of the claim that takes the place of a lock on an object store."""
+    return "index" if byte == INDEX else f"{byte - FIRST_SHARD:06d}"
 
 
 def _handle(out: Path) -> int:

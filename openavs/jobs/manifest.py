@@ -24,6 +24,7 @@ import openavs
 from openavs.errors import InputError
 from openavs.jobs.checkpoint import WORK
 from openavs.jobs.job import Job, ShardSpec
+from openavs.jobs.job_store import store_of
 from openavs.jobs.sample import Sample, line_to_sample, sample_to_line
 from openavs.results.provenance import describe_differences, differing_keys
 from openavs.results.serialization import encode, json_bytes
@@ -366,10 +367,13 @@ def _read(path: Path) -> bytes:
 
 def shard_samples(spec: ShardSpec) -> list[Sample]:
     """Read the clips of a shard from its lines in the manifest."""
-    path = spec.job.out / LINES
-    with path.open("rb") as file:
-        file.seek(spec.offset)
-        lines = file.read(spec.size)
+    path, store = spec.job.out / LINES, store_of(spec.job.out)
+    if store is not None and not path.exists():  # a node of a cluster, which reads its own shards only
+        lines = store.objects.read(LINES, spec.offset, spec.size)
+    else:
+        with path.open("rb") as file:
+            file.seek(spec.offset)
+            lines = file.read(spec.size)
     if len(lines) != spec.size:
         raise InputError(f"{path} was cut short while the job ran; run the same command again, which rewrites it")
     return [line_to_sample(line) for line in lines.splitlines()]

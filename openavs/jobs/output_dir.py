@@ -14,6 +14,7 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.jobs.checkpoint import WORK, completed, failed_in, read_completion, reopen
+from openavs.jobs.job_store import JobStore, store_of
 from openavs.jobs.locks import FIRST_SHARD, JOB, claim, claimed
 from openavs.jobs.manifest import (
     IDENTITY,
@@ -65,6 +66,8 @@ def open_folder(out: Path, request: JobRequest, *, overwrite: bool = False, retr
         InputError: the folder cannot be made, holds other files or another job's results, or is in use where the job
             needs it alone.
     """
+    if (store := store_of(out)) is not None:
+        return _open_on_store(store, request, overwrite, retry_failed)
     if not _make_and_claim(out):
         return _join(out, request, overwrite, retry_failed)
     manifest = _open_alone(out, request, overwrite)
@@ -76,11 +79,44 @@ def open_folder(out: Path, request: JobRequest, *, overwrite: bool = False, retr
     return manifest
 
 
+def _open_on_store(store: JobStore, request: JobRequest, overwrite: bool, retry_failed: bool) -> Manifest:
+    """Open a result folder on an object store, one run at a time; its manifest is brought to the scratch folder.
+
+    The run that creates `work/manifest.json` decides which job this is.
+    """
+    out, names = store.out, (SIZES, LINES, IDENTITY)
+    with store.claimed("open"):
+        if (overwrite or retry_failed) and store.others_at_work():
+            raise _at_work(out, overwrite)
+        store.pull(*names, f"{WORK}/models.json", "run.json")
+        known = read_manifest(out)
+        if overwrite and known is not None:
+            store.clear()
+            known = None
+        if known is None and (found := store.objects.tops() & {"run.json", *_MASKS, "clips"}):
+            raise InputError(f"{out} holds other results ({min(found)}); give another --out")
+        manifest = make_manifest(out, request) if known is None else check_manifest(out, known, request)
+        if known is not None:
+            _settle_sizes(out, manifest, request, retry_failed)
+        if retry_failed:
+            retry(out, manifest)
+        for name in names[:2]:
+            store.push_changed(name)
+        if not store.push_changed(IDENTITY, new=known is None):
+            raise InputError(f"another job has just begun on {out}; give another --out, or run the same command again")
+        store.claim(f"run-{store.owner}")
+    return manifest
+
+
+def _at_work(out: Path, overwrite: bool) -> InputError:
+    option = "--overwrite" if overwrite else "--retry-failed"
+    return InputError(f"another job is at work on {out}, and {option} needs it alone; wait for it or stop it")
+
+
 def _join(out: Path, request: JobRequest, overwrite: bool, retry_failed: bool) -> Manifest:
     """Open a folder that another process works on."""
     if overwrite or retry_failed:
-        option = "--overwrite" if overwrite else "--retry-failed"
-        raise InputError(f"another job is at work on {out}, and {option} needs it alone; wait for it or stop it")
+        raise _at_work(out, overwrite)
     claim(out, JOB, shared=True, wait=True)  # until its manifest is written
     manifest = read_manifest(out)
     if manifest is None:
@@ -172,6 +208,8 @@ def reopen_changed(
         OSError: a file cannot be read for another reason than its absence.
     """
     again: list[str] = []
+    if store_of(out) is not None and not verify:  # a request for each clip of the job, of a store that loses nothing
+        return again
     for shard in sorted(completed(out) & set(shards)):
         with claimed(out, FIRST_SHARD + shard) as free:
             completion = read_completion(out, shard, key) if free else None  # not free: another job has reopened it
@@ -190,6 +228,8 @@ def changed_clips(
 
     A clip that a person corrected is never among them: a kill during the correction may leave an older record.
     """
+    if (store := store_of(out)) is not None:
+        return store.lost(completion["files"], verify=verify)
     top = f"{out}/"
     done = {row["id"] for row in completion["rows"] if row["status"] != "failed"}
     changed = [

@@ -14,6 +14,7 @@ from typing import Any
 from openavs.errors import InputError, ModelError
 from openavs.jobs.checkpoint import WORK, append, completed, log_path, now, read_completion
 from openavs.jobs.job import ClipFinished, Job, ShardSpec
+from openavs.jobs.job_store import store_of
 from openavs.jobs.locks import RUN, claimed
 from openavs.jobs.manifest import Manifest
 from openavs.models.hub import split_reference
@@ -29,6 +30,8 @@ FORMAT = 2
 MODELS = f"{WORK}/models.json"
 SAVE_INTERVAL = 2.0
 """Seconds between two writes of `run.json`."""
+STORE_INTERVAL = 30.0
+"""The same, where each is a request to an object store."""
 RESCAN_INTERVAL = 10.0
 """Seconds between two scans for completion files of other jobs on the folder."""
 
@@ -81,6 +84,7 @@ class JobProgress:
             **provenance(),
         }
         self._models: dict[str, Any] = {}
+        self._store = store_of(job.out)
         self.rescan()
 
     # ---------------------------------------------------------------------------------------- events of an executor
@@ -208,6 +212,8 @@ class JobProgress:
             data = self._contents(status)
             part = log_path(self.job.out, "run", ".json.part")
             write_whole(self.job.out / "run.json", json_bytes(data), part=part)
+            if self._store is not None:
+                self._store.push("run.json")
         self._wrote = time.monotonic()
         return data
 
@@ -239,7 +245,7 @@ class JobProgress:
         self.reasons.update(completion["reasons"])
 
     def _changed(self) -> None:
-        if time.monotonic() - self._wrote > SAVE_INTERVAL:
+        if time.monotonic() - self._wrote > (SAVE_INTERVAL if self._store is None else STORE_INTERVAL):
             self.save("running")
         self.on_change(self)
 
@@ -266,7 +272,10 @@ def check_models(out: Path, facts: Mapping[str, Any]) -> None:
         if not os.path.lexists(path):
             path.parent.mkdir(exist_ok=True)
             atomic_write(path, json_bytes(facts))
-            return
+            store = store_of(out)
+            if store is None or store.objects.create(MODELS, json_bytes(facts)):
+                return
+            store.pull(MODELS)  # of a run that began at the same time
     known = _known_models(path)
     # The run that makes a lock file names a branch, and the next one its commit: both are the same model.
     before, after = _revisions(known), _revisions(facts)

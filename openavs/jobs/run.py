@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 WAIT = 1.0
 """Seconds between two checks of the shards that another job holds."""
+STORE_WAIT = 5.0
+"""The same on an object store."""
 
 
 def parse_shard_range(text: str) -> tuple[int, int]:
@@ -67,14 +69,14 @@ def run_job(job: Job, manifest: Manifest, executor: Executor, progress: JobProgr
 
 def _wait(job: Job, progress: JobProgress) -> None:
     """Wait until one of the missing shards is completed or released."""
-    logger.info("another job holds %d shards of %s", len(progress.missing), job.out)
+    logger.info("another job holds %d shards of %s", len(progress.missing), job.place)
     while not progress.stopping() and progress.missing:
         for number in progress.missing:
             with claimed(job.out, FIRST_SHARD + number) as free:
                 if free:
                     progress.rescan()  # a shard is released after its completion file is in place
                     return
-        time.sleep(WAIT)
+        time.sleep(WAIT if job.store is None else STORE_WAIT)
 
 
 def _finish(job: Job, is_complete: bool) -> None:

@@ -10,7 +10,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -34,7 +34,8 @@ from openavs.jobs.job import (
     import_name,
     models_of,
 )
-from openavs.jobs.loader import ClipError, ClipLoader
+from openavs.jobs.job_store import store_of
+from openavs.jobs.loader import ClipError, ClipLoader, clip_loader
 from openavs.jobs.locks import FIRST_SHARD, JOB, claim, release
 from openavs.jobs.manifest import shard_samples
 from openavs.jobs.sample import Row, Sample
@@ -118,9 +119,9 @@ class _Shard:
         self.spec, self.out = spec, out
         self.samples = shard_samples(spec)
         self.scratch = journal_path(out, spec.number).with_suffix("")
-        self.loader = ClipLoader(spec.job.root, self.scratch, fps)
+        self.loader = clip_loader(spec.job, self.scratch, fps)
         shutil.rmtree(self.scratch, ignore_errors=True)  # from a run that was killed
-        self.journal = ShardJournal.read(journal_path(out, spec.number))
+        self.journal = ShardJournal.open(out, spec.number)
         self.journal.forget_changed(out)
         wanted = [sample for sample in self.samples if spec.only is None or sample.id in spec.only]
         self.todo = [sample for sample in wanted if sample.id not in self.journal.finished]
@@ -293,6 +294,7 @@ class ClipLoop:
         self._remove(sample)
         row, files = self._record(done)
         shard.loader.close(sample)
+        self._publish(sample, row, files)
         seconds = round(done.seconds + time.monotonic() - started, 4)
         result = output.result if isinstance(output, ProbabilisticResult) else output
         timings = result.timings if isinstance(result, ClipResult) else {}
@@ -337,6 +339,16 @@ class ClipLoop:
         folder = clip_folder(self.job.out, result.clip)
         files = result_files(result, self.job.values, self.job.classes)
         return {f"clips/{result.clip}/{name}": write_hashed(folder / name, content) for name, content in files}
+
+    def _publish(self, sample: Sample, row: Row, files: Mapping[str, str]) -> None:
+        """Write the files of a clip to the job's object store, if it has one; a failed clip leaves none there."""
+        store = store_of(self.job.out)
+        if store is None:
+            return
+        store.publish(files)
+        if row["status"] == "failed":
+            for folder in (f"clips/{sample.id}", self.sink.folder_of(sample)):
+                store.objects.remove(store.objects.find(folder) if folder else ())
 
     def _remove(self, sample: Sample) -> None:
         """Remove the files that an interrupted run left of a clip."""

@@ -41,6 +41,7 @@ class Source:
         samples: The clips, sorted by id.
         notes: Sentences about skipped and renamed entries.
         datasets: The splits of a benchmark, if the source is one.
+        url: The address that relative paths start from, if the source is on an object store.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Source:
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
     datasets: tuple[Dataset, ...] = ()
+    url: str | None = None
 
 
 def make_source(kind: str, root: Path, found: Iterable[Candidate], notes: Iterable[str] = ()) -> Source:

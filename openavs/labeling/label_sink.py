@@ -43,8 +43,12 @@ class LabelSink(PredictionSink):
     def remove(self, sample: Sample) -> None:
         """Remove the labels of a clip."""
         super().remove(sample)
-        if not sample.places:
-            remove_folder(self.job.out / self.folder / _group_folder(sample), self.job.out)
+        if (folder := self.folder_of(sample)) is not None:
+            remove_folder(self.job.out / folder, self.job.out)
+
+    def folder_of(self, sample: Sample) -> str | None:
+        """Return the folder of a clip's labels, if the clip has no benchmark's layout."""
+        return None if sample.places else f"{self.folder}/{_group_folder(sample)}"
 
 
 def _group_folder(sample: Sample) -> PurePosixPath:

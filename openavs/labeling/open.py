@@ -11,9 +11,10 @@ from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.tables import read_table
 from openavs.evaluation.predictions import to_sample
 from openavs.jobs.sample import unique_ids
-from openavs.labeling import files, table, webdataset
+from openavs.labeling import files, object_sources, table, webdataset
 from openavs.labeling.base import Source
 from openavs.utils.fs import refuse_address
+from openavs.utils.objects import is_object_url
 
 TABLES = frozenset({".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"})
 LISTS = frozenset({".txt", ".lst"})
@@ -24,7 +25,8 @@ def open_source(source: str, *, benchmark: str | None = None, split: str | None 
 
     Args:
         source: A folder (searched recursively), a glob in quotes, a `.txt` list, a manifest (`.jsonl`, `.csv`, `.tsv`,
-            `.parquet`), a `.tar` or a folder of them, one video, or an AVSBench root.
+            `.parquet`), a `.tar` or a folder of them, one video, or an AVSBench root; all but the last also as an
+            address on an object store.
         benchmark: The benchmark of the folder; those of AVSBench are detected by their tables.
         split: The split of the benchmark; None: all splits that exist.
 
@@ -38,6 +40,10 @@ def open_source(source: str, *, benchmark: str | None = None, split: str | None 
 
 
 def _open(source: str, benchmark: str | None, split: str | None) -> Source:
+    if is_object_url(source):
+        if benchmark is not None or split is not None:
+            raise InputError(f"a benchmark is read from a folder; download {source} and name the folder")
+        return object_sources.read(source)
     refuse_address(source)
     path = Path(source).expanduser()
     name = benchmark or (detect_benchmark(path) if os.path.isdir(path) else None)

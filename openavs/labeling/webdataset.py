@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from openavs.errors import InputError
 from openavs.jobs.sample import ByteRange, Sample
@@ -42,24 +43,27 @@ def refuse_compressed(path: Path) -> None:
         raise InputError(f"{path} is compressed, and videos hardly shrink by it; give it as a plain .tar")
 
 
-def read(root: Path, tars: list[Path]) -> Source:
-    """Read the samples of tars that hold a video."""
+OpenTar = Callable[[Path], IO[bytes]]
+
+
+def read(root: Path, tars: list[Path], open_tar: OpenTar = BoundedFile) -> Source:
+    """Read the samples of tars that hold a video; `open_tar` opens one for reading at any place."""
     root = Path(os.path.abspath(root))
     found: list[Candidate] = []
     left_out = 0
     for tar in tars:
-        samples, skipped = _samples(Path(os.path.abspath(tar)), root)
+        samples, skipped = _samples(Path(os.path.abspath(tar)), root, open_tar)
         found += samples
         left_out += skipped
     notes = [f"{pluralize(left_out, 'member')} of the tars skipped: no media, no plain files or unsafe names"]
     return make_source("tar", root, found, notes if left_out else [])
 
 
-def _samples(tar: Path, root: Path) -> tuple[list[Candidate], int]:
+def _samples(tar: Path, root: Path, open_tar: OpenTar) -> tuple[list[Candidate], int]:
     samples: dict[str, Sample] = {}
     left_out = 0
     empty = Sample("", relative(tar, root))
-    for member in _members(tar):
+    for member in _members(tar, open_tar):
         name = PurePosixPath(member.name)
         stem, _, ending = name.name.partition(".")
         part = ByteRange(member.name, member.offset_data, member.size, PurePosixPath(f"x.{ending}").suffix.lower())
@@ -76,25 +80,24 @@ def _samples(tar: Path, root: Path) -> tuple[list[Candidate], int]:
     return [Candidate(PurePosixPath(key).name, _sized(sample)) for key, sample in whole.items()], left_out
 
 
-def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
+def _members(tar: Path, open_tar: OpenTar) -> Iterator[tarfile.TarInfo]:
     try:
-        with BoundedFile(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with open_tar(tar) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 if member.size < 0:
                     raise tarfile.ReadError(f"the size of {member.name!r:.80} is negative")
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 yield member
-            if _is_damaged(tar, archive.offset):
+            if _is_damaged(file, archive.offset):
                 raise tarfile.ReadError("the last readable member is not followed by an end")
     except (tarfile.TarError, OSError, EOFError, OverflowError, ValueError) as error:
         raise InputError(f"{tar} cannot be read as a tar ({error}); fetch it again or leave it out") from error
 
 
-def _is_damaged(tar: Path, offset: int) -> bool:
+def _is_damaged(file: IO[bytes], offset: int) -> bool:
     """Return whether other bytes than zeros follow the last header that tarfile found, where it stops silently."""
-    with tar.open("rb") as file:
-        file.seek(offset)
-        block = file.read(tarfile.BLOCKSIZE)
+    file.seek(offset)
+    block = file.read(tarfile.BLOCKSIZE)
     return any(block) or 0 < len(block) < tarfile.BLOCKSIZE
 
 

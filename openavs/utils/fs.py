@@ -21,8 +21,15 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from typing import IO, Any
 
 from openavs.errors import InputError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LONGEST_ID = 120  # characters
 LONGEST_ID_BYTES = 200  # file systems stop at 255 bytes, and a temporary name adds some
@@ -133,6 +140,45 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def hold_file(path: Path) -> IO[bytes]:
+    """Make a file, if there is none, and lock it until the returned one is closed; others may hold it, too."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+        if fcntl is None:
+            return file
+        fcntl.flock(file, fcntl.LOCK_SH)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # `remove_unheld` was faster
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds a file; True where that cannot be known, False if there is no file."""
+    try:
+        with path.open("rb") as file:
+            return not _lock_alone(file)
+    except FileNotFoundError:
+        return False
+
+
+def remove_unheld(folder: Path, name: str) -> None:
+    """Remove a folder whose file `name` no process holds; one without such a file stays."""
+    with suppress(FileNotFoundError, NotADirectoryError), (folder / name).open("rb") as file:
+        if _lock_alone(file):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock_alone(file: IO[bytes]) -> bool:
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return fcntl is not None
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

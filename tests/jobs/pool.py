@@ -75,14 +75,14 @@ def recipe(folder: Path, **changes: Any) -> Path:
 
 
 def planned(
-    source: Path, recipe_file: Path, out: Path, *, shard_size: int = 4, overrides: tuple[str, ...] = ()
+    source: Path | str, recipe_file: Path, out: Path, *, shard_size: int = 4, overrides: tuple[str, ...] = ()
 ) -> tuple[Job, Manifest, list[ShardSpec]]:
     """A job ready to run, as `openavs label` makes it."""
     made = load_recipe(recipe_file, overrides)
     found = open_source(str(source))
     classes = tuple(made.vocabulary or ())
     plan = open_folder(out, JobRequest(found.kind, found.samples, made.to_dict(), classes, shard_size=shard_size))
-    job = Job(out, plan.key, found.root, made.to_dict(), base=made.base, sink=LABELS, classes=classes)
+    job = Job(out, plan.key, found.root, made.to_dict(), base=made.base, sink=LABELS, classes=classes, source=found.url)
     return job, plan, list(plan.specs(job, range(plan.shards)))
 
 
@@ -127,7 +127,7 @@ def disk_events(root: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def label(*args: str | Path, **options: Any) -> subprocess.Popen[str]:
     """Starts `openavs label` in a process of its own."""
     command = [sys.executable, "-m", "openavs", "label", *map(str, args)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
     )

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ from openavs.errors import InputError, ModelError
 from openavs.jobs.executors.local import LocalExecutor
 from openavs.jobs.executors.ray import RayExecutor, connected
 from openavs.jobs.job import ClipFinished, Executor
+from openavs.jobs.job_store import scratch_of
 from openavs.jobs.progress import JobProgress
 from openavs.jobs.run import run_job
 from openavs.results.serialization import read_result
 from tests.jobs.pool import label, planned, recipe, tree, videos
+from tests.jobs.stores import fetch, s3_server, upload
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed; make test-ray installs it")
@@ -194,6 +197,44 @@ def test_a_node_that_is_lost_is_survived(pool: Path, tmp_path: Path) -> None:
     assert board.worker_crashes >= 1
     assert board.counts == {"ok": 12}
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+def test_nodes_write_to_an_object_store_and_one_that_is_lost_is_survived(
+    pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nodes on this machine, with clips and results on S3."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed; make test-ray installs it")
+    pytest.importorskip("moto", reason="moto is not installed; make test-ray installs it")
+    from ray.cluster_utils import Cluster
+
+    class LosesANode(JobProgress):
+        def clip(self, done: ClipFinished) -> None:
+            super().clip(done)
+            if self.worked == 2:
+                nodes.remove_node(second, allow_graceful=False)
+                nodes.add_node(num_cpus=2)
+
+    made = recipe(tmp_path / "r", detector={"use": "./stages.py:Slow"})
+    finish(job_of(pool, made, tmp_path / "local"), LocalExecutor(1))
+    ray.shutdown()
+    with s3_server() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("nodes")
+        clips, out = upload(pool, "s3://nodes/clips"), "s3://nodes/labels"
+        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        try:
+            second = nodes.add_node(num_cpus=2)
+            with scratch_of(out) as store:
+                job, plan, _ = planned(clips, made, store.out, shard_size=3)
+                job = replace(job, store=store.url, owner=store.owner)
+                board = LosesANode(job, plan, range(plan.shards), {})
+                finish(board, RayExecutor(2, address=nodes.address))
+        finally:
+            nodes.shutdown()
+        assert board.worker_crashes >= 1
+        assert board.counts == {"ok": 12}
+        assert tree(fetch(out, tmp_path / "got")) == tree(tmp_path / "local")
 
 
 def test_an_address_without_a_cluster_is_refused(pool: Path, tmp_path: Path) -> None:

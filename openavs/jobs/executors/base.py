@@ -24,9 +24,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 from openavs.errors import ModelError
-from openavs.jobs.checkpoint import ShardJournal, journal_path, log_path
+from openavs.jobs.checkpoint import ShardJournal, log_path
 from openavs.jobs.index import failed_row
 from openavs.jobs.job import CacheCounter, ClipFinished, Job, ProgressListener, ShardSpec, build, models_of
+from openavs.jobs.job_store import attach
 from openavs.jobs.manifest import shard_samples
 from openavs.jobs.shard import run_shard
 from openavs.models.device import release_memory
@@ -265,7 +266,7 @@ class Recovery:
         suspects.remove(clip)
 
     def _journal(self, spec: ShardSpec) -> ShardJournal:
-        return ShardJournal.read(journal_path(self.job.out, spec.number))
+        return ShardJournal.open(self.job.out, spec.number)
 
 
 GC_INTERVAL = 32
@@ -280,6 +281,8 @@ class ShardWorker:
     """
 
     def __init__(self, job: Job) -> None:
+        if job.store is not None:
+            attach(job.out, job.store, job.owner)
         self.pipeline, self.cache = build(job)
         self.models = models_of(self.pipeline)
         self._cached = CacheCounter(self.cache)

@@ -29,8 +29,9 @@ import openavs
 from openavs.errors import InputError, OpenAVSError
 from openavs.jobs.executors.base import POLL, ShardWorker, WorkerHandle, WorkerPool, environment, log_to_file
 from openavs.jobs.job import ClipFinished, Job, ProgressListener, ShardSpec
+from openavs.jobs.job_store import attach
 from openavs.jobs.locks import JOB, release
-from openavs.jobs.manifest import read_manifest
+from openavs.jobs.manifest import IDENTITY, read_manifest
 from openavs.jobs.shard import ShardLockedError
 from openavs.utils.optional_deps import import_optional
 
@@ -236,6 +237,8 @@ class RayWorker:
             raise InputError(
                 f"the node {host} has openavs {openavs.__version__} and the driver {self.version}; install the same"
             )
+        if self.job.store is not None:
+            attach(self.job.out, self.job.store, self.job.owner).pull(IDENTITY)
         manifest = read_manifest(self.job.out)
         if manifest is None or manifest.key != self.job.key:
             raise InputError(
