@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,7 +147,10 @@ def label(
         chosen = _executor(executor, workers, recipe.device, stall_timeout)
         share = _memory_share(chosen)
         full = recipe_from_dict(dict(request.recipe), recipe.base)
-        plan = partial(print_plan, full, share=share, lock=lock, quiet=quiet)
+
+        def plan() -> None:
+            print_plan(full, share=share, lock=lock, quiet=quiet)
+
         is_planned, is_new = executor is ExecutorName.local and recipe.student is None, read_manifest(folder) is None
         if is_planned and is_new:  # a recipe that cannot run leaves no folder
             plan()
