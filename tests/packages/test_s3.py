@@ -213,7 +213,7 @@ def test_a_store_that_is_gone_is_one_sentence_and_the_next_run_resumes(
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AWS_ENDPOINT_URL", address)
             process = label(*words(slow, url))
-        wait_for_clips(url, 3)
+        wait_for_clips(url, 4)
         cut.set()
         ended = finished(process)
     assert ended.code == 2
@@ -221,7 +221,7 @@ def test_a_store_that_is_gone_is_one_sentence_and_the_next_run_resumes(
     assert "run the same command again" in ended.err
     assert "Traceback" not in ended.err
     again = finished(label(*words(slow, url)))
-    assert again.json()["worked"] <= 9
+    assert again.json()["worked"] <= 12 - 3, "of the last of the four, the line may be missing"
     assert tree(fetch(url, tmp_path / "got")) == whole
 
 
