@@ -127,7 +127,7 @@ def test_kills_in_the_middle_do_not_show_in_the_results(slow: Path, whole: dict[
         process.communicate()
     last = finished(label(*words(slow, url)))
     assert last.code == 1, last.err
-    assert last.json()["worked"] <= 12 - 6
+    assert last.json()["worked"] <= 12 - 5, "of the last of the six, the line may be missing"
     assert tree(fetch(url, tmp_path / "got")) == whole
 
 
