@@ -120,7 +120,7 @@ def without_none(hint: Any) -> Any:
 
 def cell(parameter: Any) -> str:
     """Return the help of a parameter with its default."""
-    text = prose(parameter.help or "")
+    text = prose(parameter.help or "").replace("\n\n", "<br>")
     if parameter.required and is_option(parameter):
         text += " Required."
     default = parameter.default

@@ -97,7 +97,8 @@ def _examples(command: str) -> str:
 
     path = Path(__file__).parents[1] / "assets" / "command_examples.yaml"
     examples = read_yaml(path).get(command, {}).get("examples", {})
-    lines = [f"[bold]{escape(title)}:[/]\n\n  {escape(line.strip())}" for title, line in examples.items()]
+    # typer removes an indentation that all lines but the first share: here the markup, not the spaces, begins the line
+    lines = [f"[bold]{escape(title)}:[/]\n\n[not bold]  {escape(line.strip())}[/]" for title, line in examples.items()]
     return "\n\n".join(lines)
 
 

@@ -23,7 +23,10 @@ _MARKS = {"ok": "ok      ", "absent": "-       ", "warning": "warning ", "proble
 def check(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE...", help="Recipe overrides for --pipeline, such as detector.model=FILE."),
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE...]",
+            help="A recipe, as with --pipeline, and overrides of it, such as detector.model=FILE.",
+        ),
     ] = None,
     pipeline: Annotated[
         str | None,
@@ -50,8 +53,9 @@ def check(
 
     inputs, changes = split_overrides(overrides or ())
     refuse_bare_keys(inputs)
-    if inputs:
-        raise InputError(f"check takes KEY=VALUE, not {inputs[0]}; a recipe is named with --pipeline")
+    if len(inputs) + (pipeline is not None) > 1:
+        raise InputError(f"check takes one recipe, not {' and '.join(filter(None, (pipeline, *inputs)))}")
+    pipeline = inputs[0] if inputs else pipeline
     if changes and pipeline is None:
         raise InputError(f"{changes[0]} changes a recipe; name it with --pipeline")
     if video is not None and not download:

@@ -41,7 +41,7 @@ def correct(
     author: AuthorOption = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they were moved.")] = None,
     models: Annotated[
-        bool, typer.Option("--models/--no-models", help="Load the recipe's segmenter and tracker. Default: load.")
+        bool, typer.Option("--models/--no-models", help="Load the recipe's segmenter and tracker.")
     ] = True,
     render: Annotated[
         bool | None,
@@ -60,7 +60,9 @@ def correct(
     from openavs.stages.trackers.iou import link_tracks
 
     configure_logging(quiet=quiet, verbose=verbose)
-    clip_dir = clip_dir.absolute()
+    given, clip_dir = clip_dir, clip_dir.absolute()
+    if clip_dir.parent.name != "clips":
+        raise InputError(f"{given} is not a clip's folder; give OUT/clips/ID of a result folder")
     out, clip = clip_dir.parent.parent, clip_dir.name
     result = read_result(out, clip)
     records = [record for text in corrections or () for record in _read(text, author or getpass.getuser())]

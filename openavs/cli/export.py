@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from openavs.exports.base import Categories
 
 _READABLE = ", ".join(form.name for form in FORMATS.values() if form.reader)
-_LIST = " ".join(f"[bold]{form.name}[/]: {form.says}." for form in FORMATS.values())
+_LIST = "\n\n".join(f"[bold]{form.name}[/]: {form.says}." for form in FORMATS.values())
 
 
 def export(
@@ -116,7 +116,7 @@ def import_corrections(
     root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they were moved.")] = None,
     render: Annotated[
         bool,
-        typer.Option("--render/--no-render", help="Write overlay.mp4 and report.html again. Default: write."),
+        typer.Option("--render/--no-render", help="Write overlay.mp4 and report.html again."),
     ] = True,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

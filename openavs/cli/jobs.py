@@ -248,7 +248,7 @@ def clip_summary(result: ClipResult) -> dict[str, Any]:
 
 def _ranked(scores: dict[str, Any]) -> list[dict[str, Any]]:
     order = sorted(scores, key=lambda text: -(scores[text] or 0.0))
-    return [{"text": text, "score": None if scores[text] is None else round(scores[text], 3)} for text in order]
+    return [{"text": text, "score": None if scores[text] is None else round(scores[text], 4)} for text in order]
 
 
 def in_words(items: list[dict[str, Any]]) -> str:

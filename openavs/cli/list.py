@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,25 +26,31 @@ class ListTarget(StrEnum):
 
 
 def list_parts(
-    target: Annotated[ListTarget | None, typer.Argument(help="List to print. Default: all.")] = None,
+    target: Annotated[
+        ListTarget | None,
+        typer.Argument(
+            help="List to print in full. Default: the recipes, one line each; with --json: all.", show_default=False
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List recipes with their models and licenses, backends, benchmarks and ablation studies."""
+    """List the recipes by machine; or recipes, backends, benchmarks or ablation studies in full."""
     kinds = {
         ListTarget.recipes: (_recipes, _print_recipes),
         ListTarget.backends: (_backends, _print_backends),
         ListTarget.benchmarks: (_benchmarks, _print_benchmarks),
         ListTarget.studies: (_studies, _print_studies),
     }
+    if target is None and not as_json:
+        _print_overview(_recipes())
+        return
     chosen = {kind: kinds[kind] for kind in kinds if target in (None, kind)}
     found = {kind.value: find() for kind, (find, _) in chosen.items()}
     if as_json:
         print_json(found)
         return
-    for number, (kind, (_, show)) in enumerate(chosen.items()):
-        if number:
-            echo()
-        show(found[kind.value])
+    for kind, (_, print_list) in chosen.items():
+        print_list(found[kind.value])
 
 
 def _recipes() -> Any:
@@ -117,13 +124,44 @@ def _studies() -> Any:
     ]
 
 
-def _print_recipes(recipes: Any) -> None:
-    echo("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
+def _print_overview(recipes: Any) -> None:
+    """Print one line for each recipe, and where the details are."""
+    from openavs.pipeline.memory_estimate import choose_recipe
+
+    choice = choose_recipe()
+    echo(f"The default recipe of this machine is {choice.name} ({choice.reason}): openavs segment VIDEO")
+    echo("Another one: openavs segment VIDEO --pipeline NAME")
+    rows = {recipe["name"]: (recipe["name"], _download(recipe), recipe["license_class"]) for recipe in recipes}
+    widths = [max(map(len, column)) for column in zip(*rows.values(), strict=True)]
+    for recipe in _by_machine(recipes):
+        cells = (cell.ljust(width) for cell, width in zip(rows[recipe["name"]], widths, strict=True))
+        echo(f"  {'  '.join(cells)}  {recipe['summary']}")
+    echo("\nDetails: openavs list recipes, openavs show NAME, openavs check --pipeline NAME")
+    echo("Other lists: openavs list backends, openavs list benchmarks, openavs list studies")
+
+
+def _download(recipe: Any) -> str:
+    """Return `1.7 GB to download`, summed over the models that are not here, or `ready`."""
+    missing = [weights for weights in recipe["weights"].values() if weights["state"] in ("missing", "partial")]
+    if not missing:
+        return "ready"
+    sizes = [weights["size_gb"] for weights in missing]
+    return "to download" if None in sizes else f"{sum(sizes):.1f} GB to download"
+
+
+def _by_machine(recipes: Any) -> Iterator[Any]:
+    """Yield recipes ordered by their machine, and print the name of each machine before its first."""
     machine = None
     for recipe in sorted(recipes, key=lambda recipe: _machine_order(recipe["machine"])):
         if recipe["machine"] != machine:
             machine = recipe["machine"]
             echo(f"\n{machine}")
+        yield recipe
+
+
+def _print_recipes(recipes: Any) -> None:
+    echo("Recipes (openavs segment VIDEO --pipeline NAME; openavs show NAME prints one)")
+    for recipe in _by_machine(recipes):
         echo(f"\n  {recipe['name']}\n    {recipe['summary']}")
         echo(f"    license: {recipe['license'] or 'not stated'} ({recipe['license_class']})")
         for stage, use in recipe["backends"].items():
@@ -286,5 +324,7 @@ def _unknown(name: str) -> Exception:
     prompts = resources.names("prompts")
     known = {*resources.names("pipelines"), *prompts}
     known.update(backend for stage in STAGES for backend in Registry(stage).names())
-    otherwise = f"'openavs list' lists recipes and backends; the prompts are {', '.join(sorted(prompts))}"
+    otherwise = (
+        f"'openavs list' lists recipes, 'openavs list backends' backends; the prompts are {', '.join(sorted(prompts))}"
+    )
     return InputError(f"unknown recipe, prompt or backend {name!r}; {did_you_mean(name, known, otherwise)}")

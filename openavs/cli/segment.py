@@ -83,6 +83,7 @@ def segment(
     verbose: VerboseOption = False,
 ) -> None:
     """Find, name and segment the sounding objects in videos."""
+    from openavs.config import resources
     from openavs.config.recipe import load_recipe, override_recipe
     from openavs.errors import InputError
     from openavs.utils.fs import is_missing, refuse_address, safe_ids
@@ -97,7 +98,9 @@ def segment(
     overrides += [f"{key}={value}" for key, value in own.items() if value is not None]
     for path in [*map(Path, named), audio]:
         if path is not None and is_missing(path):
-            raise InputError(f"{path} does not exist; check the name")
+            is_recipe = str(path) in resources.names("pipelines")
+            advice = f"the recipe is named with --pipeline {path}" if is_recipe else "check the name"
+            raise InputError(f"{path} does not exist; {advice}")
     paths = _videos(map(Path, named), quiet)[:limit]
     if not paths or (audio is not None and len(paths) > 1):
         raise InputError("--audio goes with exactly one video" if paths else "name at least one video")

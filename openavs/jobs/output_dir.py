@@ -142,7 +142,13 @@ def _open_alone(out: Path, request: JobRequest, overwrite: bool) -> Manifest:
     if manifest is None:
         _refuse_foreign_clips(out, request)
         return make_manifest(out, request)
-    manifest = check_manifest(out, manifest, request)
+    try:
+        manifest = check_manifest(out, manifest, request)
+    except InputError:
+        if not (manifest.is_open and request.is_open) or any((out / "clips").glob("*/result.json")):
+            raise
+        clear_folder(out)  # every clip failed, so nothing is lost
+        return make_manifest(out, request)
     if manifest.is_open and new_samples(out, manifest, request):
         _refuse_foreign_clips(out, request)
         manifest = extend_manifest(out, manifest, request)

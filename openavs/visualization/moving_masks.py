@@ -105,13 +105,14 @@ class MovingMasks:
     def at(self, time: float) -> FrameResult | None:
         """Return the result at a time in seconds; None farther than a sampling interval from all sampled frames.
 
-        Captions and prompts are those of the nearest sampled frame. `interpolated` is True for masks that were moved.
+        Captions and prompts are those of the nearest sampled frame; in the middle of two, of the later one.
+        `interpolated` is True for masks that were moved.
         """
         after = bisect_right(self._times, time)
         near = [i for i in (after - 1, after) if 0 <= i < len(self._times)]
         if not near:
             return None
-        nearest = self._frames[min(near, key=lambda i: abs(self._times[i] - time))]
+        nearest = self._frames[min(near, key=lambda i: (round(abs(self._times[i] - time), 6), -i))]
         distance = abs(nearest.time - time)
         if distance > self._reach + 1e-6:
             return None

@@ -72,6 +72,7 @@ def test_help_lists_common_options_first_and_ends_with_examples(openavs: Run, mo
     assert not re.search(r"<(bool|str|int|path|float|list)", text)
     assert "openavs segment videos/ --pipeline tiny" in advanced
     assert "local|ray" in openavs("label", "--help").out
+    assert "\n   openavs serve --pipeline tiny" in openavs("serve", "--help").out, "the only example is indented, too"
 
 
 def test_a_shell_completes_commands_and_recipes() -> None:

@@ -216,6 +216,7 @@ def test_a_missing_incomplete_or_unsafe_model_folder(
     ("words", "said"),
     [
         (("absent.mp4",), "absent.mp4 does not exist; check the name"),
+        (("tiny", "good.mp4"), "tiny does not exist; the recipe is named with --pipeline tiny"),
         (("good.mp4", "absent.mp4"), "absent.mp4 does not exist; check the name"),
         (("good.mp4", "--audio", "absent.wav"), "absent.wav does not exist; check the name"),
         (("https://example.com/v.mp4",), "https://example.com/v.mp4 is an address, and openavs reads files only"),

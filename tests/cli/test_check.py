@@ -66,7 +66,9 @@ def test_overrides_apply_to_checks_and_trial_runs(openavs: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("tiny",), "check takes KEY=VALUE, not tiny; a recipe is named with --pipeline"),
+        (("tiny", "paper"), "check takes one recipe, not tiny and paper"),
+        (("tiny", "--pipeline", "paper"), "check takes one recipe, not paper and tiny"),
+        (("tinny",), "there is no recipe 'tinny'; did you mean 'tiny'?"),
         (("filtering.box_threshold=1",), "filtering.box_threshold=1 changes a recipe; name it with --pipeline"),
         (
             ("--pipeline", "tiny", "filtering.box_threshold"),
@@ -80,7 +82,7 @@ def test_invalid_arguments_are_refused(openavs: Run, words: tuple[str, ...], mes
 
 
 def test_embedded_models_are_recognized(openavs: Run) -> None:
-    (tiny,) = openavs("check", "--pipeline", "tiny", "--json").json()["recipes"]
+    (tiny,) = openavs("check", "tiny", "--json").json()["recipes"]
     assert {model["model"] for model in tiny["models"]} == set(load_recipe("tiny").models().values())
     assert all(model["state"] == "embedded" and model["pinned"] for model in tiny["models"])
     assert all(model["license"] == "Apache-2.0" and 0 < model["size_gb"] < 0.1 for model in tiny["models"])

@@ -10,6 +10,7 @@ import pytest
 from openavs import __version__
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
+from openavs.pipeline.memory_estimate import choose_recipe
 from openavs.registry import STAGES, Registry
 from tests.conftest import Outcome
 
@@ -30,12 +31,25 @@ def test_list_names_every_recipe_and_backend(openavs: Run) -> None:
 
 
 def test_list_as_text(openavs: Run) -> None:
+    recipes, backends = openavs("list", "recipes").out, openavs("list", "backends").out
+    for name in (*resources.names("pipelines"), "license: Apache-2.0"):
+        assert name in recipes
+    assert "grounding-dino" in backends and "lexicon" in backends
+    assert "Backends" not in recipes and "Recipes" not in backends
+
+
+def test_list_has_one_line_a_recipe_by_machine(openavs: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     done = openavs("list")
     assert done.code == 0
-    for name in (*resources.names("pipelines"), "grounding-dino", "lexicon", "license: Apache-2.0"):
-        assert name in done.out
-    assert "Backends" not in openavs("list", "recipes").out
-    assert "Recipes" not in openavs("list", "backends").out
+    assert done.out.startswith(f"The default recipe of this machine is {choose_recipe().name} (")
+    words = {line.split()[0]: line.split() for line in done.out.splitlines() if line.startswith("  ")}
+    assert set(words) == set(resources.names("pipelines"))
+    assert words["openavs-cpu"][1:6] == ["1.7", "GB", "to", "download", "permissive"]
+    assert words["tiny"][1] == "ready" and words["sam3"][5] == "gated"
+    assert done.out.index("laptop CPU\n") < done.out.index("  tiny") < done.out.index("GPU with 8 GB\n")
+    for name in ("recipes", "backends", "benchmarks", "studies"):
+        assert f"openavs list {name}" in done.out
 
 
 def test_an_unknown_target_is_wrong_usage(openavs: Run) -> None:
@@ -77,7 +91,10 @@ def test_show_includes_the_compile_option(openavs: Run) -> None:
     ("arguments", "sentence"),
     [
         (["tinny"], "unknown recipe, prompt or backend 'tinny'; did you mean 'tiny'?"),
-        (["zebra"], "unknown recipe, prompt or backend 'zebra'; 'openavs list' lists recipes and backends"),
+        (
+            ["zebra"],
+            "unknown recipe, prompt or backend 'zebra'; 'openavs list' lists recipes, 'openavs list backends' backends",
+        ),
         (["./absent.yaml"], "the recipe file './absent.yaml' does not exist"),
         (["tiny", "filtering.box_treshold=1"], "did you mean 'box_threshold'?"),
         (["tinny", "offline=true"], "there is no recipe 'tinny'; did you mean 'tiny'?"),

@@ -103,6 +103,7 @@ def test_the_commands_queue_correct_and_accept(folder: Path, openavs: Run) -> No
     for words, sentence in {
         ("review", out, "--accept", "none"): "has no finished clip 'none'; nothing was accepted",
         ("correct", folder, '{"frame": 1}'): "line 1 of the correction is not a correction; its keys are action",
+        ("correct", folder.parent.parent): "is not a clip's folder; give OUT/clips/ID of a result folder",
         ("correct", folder, "lost.jsonl"): "lost.jsonl cannot be read as corrections",
         ("correct", folder, '{"action": "reject", "frame": 9, "track": 1}'): "has no frame 9",
     }.items():

@@ -203,6 +203,21 @@ def test_files_in_the_place_of_a_clip_are_neither_replaced_nor_removed(out: Path
 OPEN = JobRequest("segment", ITEMS[:2], {"name": "r"}, command="segment")
 
 
+def test_another_recipe_takes_a_folder_in_which_every_clip_failed(out: Path) -> None:
+    key, other = open_folder(out, OPEN).key, replace(OPEN, recipe={"name": "s"})
+    complete(out, 0, key, [({"id": "c0", **FAILED}, {})])
+    complete(out, 1, key, [({"id": "c1", **FAILED}, {})])
+    result = out / "clips" / "c0" / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text("{}")
+    with pytest.raises(InputError, match="holds results of another recipe, which differs in name"):
+        open_folder(out, other)
+    assert completed(out) == {0, 1}
+    result.unlink()
+    plan = open_folder(out, other)
+    assert plan.key != key and plan == read_manifest(out) and completed(out) == set()
+
+
 def test_clips_are_added_and_failed_ones_run_again(out: Path) -> None:
     plan = open_folder(out, OPEN)
     complete(out, 0, plan.key, [({"id": "c0", **OK}, {})])

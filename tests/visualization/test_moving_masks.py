@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openavs.structures.masks import mask_to_rle, rle_to_mask
-from openavs.structures.types import BoolMask, Clip, Frame, FrameResult, ImageArray, Segment
+from openavs.structures.types import BoolMask, Caption, Clip, Frame, FrameResult, ImageArray, Segment
 from openavs.visualization.moving_masks import MovingMasks, level_to_rle, mask_to_level, warp
 
 SIZE = (120, 200)
@@ -118,6 +118,22 @@ def test_an_object_that_is_found_at_one_sample_only_lasts_to_the_middle() -> Non
     early, late = moving.at(0.9), moving.at(1.1)
     assert early is not None and late is not None
     assert len(early.segments) == 1 and not late.segments
+
+
+def test_in_the_middle_of_two_samples_captions_change_with_the_masks() -> None:
+    frames = [
+        replace(
+            SAMPLED[i],
+            captions=(Caption(text, 0.5, float(i), i + 1.0),),
+            segments=(segment(thing(slide(i + 0.5)), score=score),),
+        )
+        for i, (text, score) in enumerate((("early", 0.4), ("late", 0.6)))
+    ]
+    moving = MovingMasks(frames, SLIDING)
+    for time, text, score in ((0.96, "early", 0.4), (1.0, "late", 0.6), (1.04, "late", 0.6)):
+        shown = moving.at(time)
+        assert shown is not None and shown.captions[0].text == text, time
+        assert [own.score for own in shown.segments] == [score], time
 
 
 @pytest.mark.parametrize("tracks", [(None, None), (0, 1)])

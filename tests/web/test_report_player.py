@@ -93,6 +93,16 @@ def shown(page: Any) -> list[int]:
     return [i for i in range(10) if tint(page, i)]
 
 
+def test_a_wide_page_has_the_timeline_beside_the_player(page: Any) -> None:
+    box = "(name) => document.querySelector(name).getBoundingClientRect().toJSON()"
+    page.set_viewport_size({"width": 1920, "height": 1080})
+    player, time = page.evaluate(box, ".player"), page.evaluate(box, ".time")
+    assert time["left"] > player["right"] and abs(time["top"] - player["top"]) < 5
+    page.set_viewport_size({"width": 1366, "height": 768})
+    player, time = page.evaluate(box, ".player"), page.evaluate(box, ".time")
+    assert time["top"] >= player["bottom"]
+
+
 def test_a_click_on_the_timeline_an_image_or_a_row_seeks(page: Any) -> None:
     end = float(page.locator(".time").get_attribute("data-end"))
     box = page.locator(".wave").bounding_box()
