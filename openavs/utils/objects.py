@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from openavs.errors import InputError, StoreError
+from openavs.utils.optional_deps import EXTRAS
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ THREADS = 16
 """Requests at a time, where many objects are read."""
 BLOCK = 8 << 20
 """Bytes of an object that are in memory while it is copied to a file."""
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+_EXTRA_OF = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _ONCE: dict[str, Any] = {"config_kwargs": {"retries": {"total_max_attempts": 1}, "connect_timeout": 10}}
 _OWN = {"s3": _ONCE, "s3a": _ONCE}  # the retries here are the only ones: those of three layers would take minutes
 _FILES = frozenset(("file", "local", "http", "https", "ftp", "sftp", "data"))
@@ -238,8 +239,8 @@ def _connect(url: str) -> tuple[Any, str]:
         fs.retries = 1
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it logs faults that the request raises, too
     except ImportError as error:
-        extra = EXTRAS.get(scheme)
-        how = f"pip install 'openavs[{extra}]'" if extra else _line(error)
+        extra = _EXTRA_OF.get(scheme)
+        how = EXTRAS[extra].command if extra else _line(error)
         raise InputError(f"{url} needs a package that is not installed: {how}") from error
     except ValueError as error:
         raise InputError(f"{url} is not an address that fsspec knows ({_line(error)})") from error

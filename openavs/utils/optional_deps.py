@@ -81,6 +81,8 @@ EXTRAS: Mapping[str, Extra] = MappingProxyType(
             Extra("jobs", "Parquet manifests of label jobs", "pyarrow"),
             Extra("train", "training of students", "accelerate"),
             Extra("web", "the page of openavs serve", "gradio", ("6.31.0",)),
+            Extra("s3", "label jobs on s3:// stores", "s3fs", ("2026.9.0",)),
+            Extra("gcs", "label jobs on gs:// stores", "gcsfs"),
             Extra("ray", "label jobs on a cluster", "ray", ("2.60.0",)),
             Extra("edge", "the small ONNX models of examples/edge", "onnxruntime", ("1.31.1",)),
         )
