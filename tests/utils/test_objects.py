@@ -180,7 +180,7 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed(
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
-        ("s3://bucket/x", r"pip install 'openavs\[s3\]'"),
+        ("s3://bucket/x", r'pip install "openavs\[s3\]"'),
         ("nonsense://bucket/x", "is not an address that fsspec knows"),
         ("memory://", "names no bucket; write it as memory://BUCKET/FOLDER"),
     ],
