@@ -45,7 +45,7 @@ def test_a_log_that_does_not_fit_on_the_disk_gives_no_traceback(tmp_path: Path) 
         "import errno, logging, os\n"
         "from pathlib import Path\n"
         "from openavs.jobs.job import Job\n"
-        "from openavs.jobs.worker import log_to_file\n"
+        "from openavs.jobs.executors.base import log_to_file\n"
         f"log_to_file(Job(Path({str(tmp_path)!r}), 'key', Path('.'), {{}}))\n"
         "handler = logging.getLogger().handlers[0]\n"
         "handler.setStream(open('/dev/full', 'w'))\n"
