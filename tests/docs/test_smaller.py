@@ -1,7 +1,7 @@
 """Runs pages about large jobs at small size: fewer clips, two training steps, `tiny` for recipes with weights.
 
-Commands that need another package, masks of other systems, a server, a cluster or an audio language model, or that the
-tests of a stage run, are only parsed (`test_pages.py`).
+Commands that need another package, masks of other systems, a server, a cluster, an object store or an audio language model, or
+that the tests of a stage run, are only parsed (`test_pages.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.docs.reading import blocks, commands, text_of
 Run = Callable[..., Any]
 FEWER = {"--clips": "2", "--train": "4", "--val": "1", "--limit": "1", "--workers": "1"}
 NEEDS = re.compile(
-    r"pred_masks|output_ov_avss|laion-clap|groundingdino-py|openai|vllm|ray|consistency|masks-silence|^(AVATAR|datasets)$|^\.\.\.$|^/|^SOURCE$|^DIR/|\./\w+\.py"
+    r"pred_masks|output_ov_avss|laion-clap|groundingdino-py|openai|vllm|ray|consistency|masks-silence|^(AVATAR|datasets)$|^\.\.\.$|^/|^s3://|^SOURCE$|^DIR/|\./\w+\.py"
 )
 PAGES = {  # commands that create the inputs of the pages
     "benchmarks.md": (
