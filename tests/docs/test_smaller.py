@@ -1,7 +1,7 @@
 """Runs pages about large jobs at small size: fewer clips, two training steps, `tiny` for recipes with weights.
 
-Commands that need another package, masks of other systems, a server, a cluster, an object store or an audio language model, or
-that the tests of a stage run, are only parsed (`test_pages.py`).
+Commands that need another package, masks of other systems, a server, a cluster, an object store or an audio language
+model, or that the tests of a stage run, are only parsed (`test_pages.py`).
 """
 
 from __future__ import annotations
