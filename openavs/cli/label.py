@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -128,7 +129,7 @@ def label(
     from openavs.cli.jobs import print_plan, report_changed, run_stoppable, stage_cache
     from openavs.config.recipe import load_recipe, recipe_from_dict
     from openavs.jobs.job import PIPELINE_BUILDER, STUDENT_BUILDER, Job
-    from openavs.jobs.manifest import read_manifest
+    from openavs.jobs.manifest import IDENTITY
     from openavs.jobs.output_dir import open_folder, reopen_changed
     from openavs.jobs.progress import JobProgress
     from openavs.jobs.run import parse_shard_range, shards_of
@@ -151,7 +152,8 @@ def label(
         def plan() -> None:
             print_plan(full, share=share, lock=lock, quiet=quiet)
 
-        is_planned, is_new = executor is ExecutorName.local and recipe.student is None, read_manifest(folder) is None
+        is_planned = executor is ExecutorName.local and recipe.student is None
+        is_new = not os.path.lexists(folder / IDENTITY)
         if is_planned and is_new:  # a recipe that cannot run leaves no folder
             plan()
         manifest = open_folder(folder, request, overwrite=overwrite, retry_failed=retry_failed)
