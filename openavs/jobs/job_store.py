@@ -31,9 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from openavs.errors import OpenAVSError, StoreError
+from openavs.errors import InputError, OpenAVSError, StoreError
 from openavs.utils.fs import hold_file, is_held, remove_file, remove_unheld, stamp
-from openavs.utils.objects import ObjectStore
+from openavs.utils.objects import ObjectStore, is_object_name
 from openavs.utils.serialization import parse_json
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,7 @@ def scratch_of(url: str) -> Iterator[JobStore]:
     Raises:
         InputError: the store cannot be used.
     """
-    top = Path(tempfile.gettempdir()) / "openavs-jobs"
-    top.mkdir(parents=True, exist_ok=True)
+    top = _private_folder()
     out, left = Path(tempfile.mkdtemp(dir=top)), False
     try:
         store = attach(out, url, secrets.token_hex(8))
@@ -335,16 +334,39 @@ class JobStore:
         self.pull_completions()
         records = [path.read_bytes() for path in sorted((self.out / SHARDS).glob("*.json"))]
         records += self.objects.get_all(list(self.objects.find(JOURNAL))).values()
-        for record in map(parse_json, records):
-            files = record.get("files", {})
-            for own in files.values() if "rows" in record else [files]:
-                self.objects.remove(own)
+        for files in map(_files_of, records):
+            self.objects.remove(files)
         for folder in ("work/shards", JOURNAL, "log"):
             self.objects.remove(self.objects.find(folder))
         self.objects.remove(("work/models.json", "work/sizes", "index.jsonl", "index.parquet", "run.json"))
         self.objects.remove(("work/manifest.json", "manifest.jsonl"))
         self._pulled.clear()
         shutil.rmtree(self.out / "work", ignore_errors=True)
+
+
+def _files_of(record: bytes) -> list[str]:
+    """Return the files that a completion object or a line of a journal names; none if it is damaged."""
+    with suppress(ValueError):
+        data = parse_json(record)
+        files = data.get("files") if isinstance(data, dict) else None
+        if isinstance(files, dict):
+            entries = files.values() if "rows" in data else [files]
+            return [name for own in entries if isinstance(own, dict) for name in own if is_object_name(name)]
+    return []
+
+
+def _private_folder() -> Path:
+    """Make the folder of the scratch folders, which other users of the machine must not be able to change.
+
+    Raises:
+        InputError: there is something of another user in its place.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    top = Path(tempfile.gettempdir()) / f"openavs-jobs-{user}"
+    top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if user != "" and (top.is_symlink() or top.stat().st_uid != user):
+        raise InputError(f"{top} belongs to another user, or is a link; set TMPDIR to another folder")
+    return top
 
 
 def _claim_name(name: str, number: int) -> str:

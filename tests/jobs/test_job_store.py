@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from tests.jobs.pool import LABELS, planned, recipe, tree, videos
 from tests.jobs.stores import fetch, upload
 
 CLIPS, OUT = "memory://bucket/clips", "memory://bucket/labels"
+SCRATCH = f"openavs-jobs-{os.getuid() if hasattr(os, 'getuid') else ''}"
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def run(store: JobStore, made: Path, *, kill_after: int | None = None, source: s
 
 def kill(made: Path, after: int, tmp_path: Path) -> None:
     """A run that ends like a killed process after some clips: its claims and its scratch folder stay."""
-    store = job_store.attach(tmp_path / "openavs-jobs/killed", OUT, "killed")
+    store = job_store.attach(tmp_path / SCRATCH / "killed", OUT, "killed")
     with pytest.raises(Killed):
         run(store, made, kill_after=after)
     store._closed.set()
@@ -109,7 +111,7 @@ def test_a_job_on_a_store_writes_what_a_local_one_writes(made: Path, whole: dict
         assert (progress.worked, progress.status["failed"]) == (5, 1)
         assert not any((store.out / "clips").rglob("*.json")), "what is published is not kept here"
     assert result(tmp_path) == whole
-    assert list((tmp_path / "openavs-jobs").iterdir()) == []
+    assert list((tmp_path / SCRATCH).iterdir()) == []
     with scratch_of(OUT) as store:
         assert run(store, made).worked == 0
     assert result(tmp_path, "again") == whole
@@ -130,7 +132,7 @@ def test_a_killed_run_is_resumed_clip_by_clip(made: Path, whole: dict[str, str],
     with scratch_of(OUT) as store:
         assert run(store, made).worked <= 5 - after, "finished clips are not run again"
     assert result(tmp_path) == whole
-    assert list((tmp_path / "openavs-jobs").iterdir()) == [], "the killed run's scratch folder is removed"
+    assert list((tmp_path / SCRATCH).iterdir()) == [], "the killed run's scratch folder is removed"
 
 
 def test_a_lost_or_changed_object_of_an_unfinished_shard_is_made_again(
@@ -261,7 +263,7 @@ def test_a_store_that_goes_away_at_the_end_leaves_nothing_after_the_next_run(
     with scratch_of(OUT) as store:
         run(store, made)
     assert result(tmp_path) == whole
-    assert list((tmp_path / "openavs-jobs").iterdir()) == []
+    assert list((tmp_path / SCRATCH).iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------------- claims
@@ -397,7 +399,7 @@ def test_who_creates_the_manifest_decides_which_job_it_is(
 
 def test_the_journal_on_the_store_names_the_clips_under_way(made: Path, tmp_path: Path) -> None:
     kill(made, 1, tmp_path)
-    store = job_store.attach(tmp_path / "openavs-jobs/reader", OUT, "reader")
+    store = job_store.attach(tmp_path / SCRATCH / "reader", OUT, "reader")
     begun = ShardJournal.open(store.out, 0)
     assert set(begun.finished) == {"v00"}
     assert begun.begun == {"v01"} or set(begun.finished) == {"v00", "v01"}
@@ -407,3 +409,30 @@ def test_the_journal_on_the_store_names_the_clips_under_way(made: Path, tmp_path
     begun.lay_aside("v01")
     assert ShardJournal.open(store.out, 0).begun == set()
     job_store.detach(store.out)
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owners")
+def test_a_scratch_folder_that_another_user_could_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / SCRATCH).symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(InputError, match=f"{SCRATCH} belongs to another user, or is a link; set TMPDIR"),
+        scratch_of(OUT),
+    ):
+        pass
+    other = os.getuid() + 1
+    monkeypatch.setattr(job_store.os, "getuid", lambda: other)
+    with pytest.raises(InputError, match=f"openavs-jobs-{other} belongs to another user"), scratch_of(OUT):
+        pass
+
+
+def test_overwrite_survives_damaged_records_and_removes_nothing_outside_the_folder() -> None:
+    store = ObjectStore("memory://bucket")
+    outside = b'{"files": {"../kept": "1:a"}, "row": {}}'
+    damaged = (b"no json", b"[1]", b'{"files": 3}', b'{"rows": [], "files": {"a": 1}}', outside)
+    store.put({"kept": b"x", **{f"labels/work/journal/000000/{i}.json": own for i, own in enumerate(damaged)}})
+    with scratch_of(OUT) as folder:
+        folder.clear()
+    assert set(store.find()) & {"kept", "labels/work/journal/000000/0.json"} == {"kept"}
