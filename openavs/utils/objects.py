@@ -230,6 +230,8 @@ class ObjectStore:
 def _connect(url: str) -> tuple[Any, str]:
     """Return the file system of an address and the path in it."""
     scheme = url.partition("://")[0]
+    if "::" in url:  # a chain may end at a file of this machine
+        raise InputError(f"{url} is a chain of addresses; give the address of one object store, such as s3://BUCKET")
     try:
         from fsspec.core import url_to_fs
 
@@ -244,6 +246,8 @@ def _connect(url: str) -> tuple[Any, str]:
         raise InputError(f"{url} needs a package that is not installed: {how}") from error
     except ValueError as error:
         raise InputError(f"{url} is not an address that fsspec knows ({_line(error)})") from error
+    except Exception as error:  # each package has errors of its own
+        raise InputError(f"{url} cannot be opened ({_line(error)})") from error
     return fs, root.rstrip("/")
 
 

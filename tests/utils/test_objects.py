@@ -182,6 +182,8 @@ def test_an_object_that_is_replaced_while_it_is_read_is_noticed(
     [
         ("s3://bucket/x", r'pip install "openavs\[s3\]"'),
         ("nonsense://bucket/x", "is not an address that fsspec knows"),
+        ("zip://x::file:///etc/passwd", "is a chain of addresses; give the address of one object store"),
+        ("reference://x", r"cannot be opened \(TypeError"),
         ("memory://", "names no bucket; write it as memory://BUCKET/FOLDER"),
     ],
 )
