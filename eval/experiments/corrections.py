@@ -38,6 +38,7 @@ from openavs.structures.masks import mask_iou, mask_to_rle, segments_to_mask
 from openavs.structures.types import Correction, Segment
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
+from openavs.training.io import BUILT_IN
 from openavs.training.self_training import SelfTrainingConfig, Splits, label, train_and_score
 from openavs.utils.text import utc_now
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, nargs="+", default=[0.1], help="shares of the clips that are corrected")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the data, of the choice and the student")
     parser.add_argument("--seconds", type=float, default=20.0, help="a person's seconds per corrected clip")
+    parser.add_argument("--student", default="tpavi", choices=list(BUILT_IN), help="trained by its tiny recipe")
     parser.add_argument("--no-students", action="store_true", help="only the share of the label error")
     parser.add_argument("--plot", type=Path, help="write the mIoU over corrections as an image")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the training recipe")
@@ -100,9 +102,9 @@ def measure(seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
         chosen = row.pop("clips", [])
         if options.no_students:
             continue
-        place = folder / f"{row['choice']}-{row['corrected']}".replace(" ", "-")
+        place = folder / options.student / f"{row['choice']}-{row['corrected']}".replace(" ", "-")
         labels = corrected_copy(splits.train, folder / "labels", place / "labels", chosen, names)
-        recipe = load_training_recipe("tpavi-tiny", [f"seed={seed}", *options.set])
+        recipe = load_training_recipe(f"{options.student}-tiny", [f"seed={seed}", *options.set])
         figures = train_and_score(recipe, splits, place / "student", place / "test", labels, "cpu", None)
         row["miou"] = figures["miou"]
         if row["choice"] != "none":

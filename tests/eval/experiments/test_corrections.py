@@ -23,5 +23,5 @@ def test_corrected_clips_are_those_of_the_queue_and_random_ones(tmp_path: Path) 
     assert [(row["choice"], row["corrected"]) for row in first] == [("none", 0), ("least certain", 2), ("random", 2)]
     assert first[1]["gain"] == pytest.approx(100 * (first[1]["miou"] - first[0]["miou"]))
     assert first == second
-    trained = json.loads((tmp_path / "s4-1" / "random-2" / "student" / "train.json").read_text())
+    trained = json.loads((tmp_path / "s4-1" / "tpavi" / "random-2" / "student" / "train.json").read_text())
     assert trained["data"]["person"] == 2
