@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from openavs.caching.store import StageCache, cache_folder
+from openavs.caching.store import CachePlace, StageCache, cache_place
 from openavs.caching.wrappers import CachedTranslator, with_cache
 from openavs.config.recipe import STAGE_GROUPS, Recipe, stage_of
 from openavs.errors import InputError
@@ -40,7 +40,7 @@ def build_pipeline(
     *,
     lock: Path | None = None,
     schedule: str = "auto",
-    cache: Path | None = None,
+    cache: CachePlace | None = None,
     scratch: Path | None = None,
     window: int = WINDOW,
     threads: int | None = None,
@@ -53,7 +53,7 @@ def build_pipeline(
         recipe: The recipe; results record it as it is, and the commits of its models beside it.
         lock: A file of pinned model commits.
         schedule: `per-clip`, `per-stage` or `auto`, by available memory.
-        cache: The folder of the stage cache; None: no cache.
+        cache: The folder or address of the stage cache; None: no cache.
         scratch: The folder for answers between stages where there is no cache; None: that of the cache.
         window: Clips of a window of the schedule `per-stage`.
         threads: CPU threads of torch; None: as they are.
@@ -66,7 +66,7 @@ def build_pipeline(
     """
     pinned = pin_recipe(recipe, load_lock(lock)) if lock else recipe
     if not held and should_offload(pinned, schedule, share):  # models that are held have shown that they fit
-        staged = StagedSchedule(recipe, lock, cache or scratch or cache_folder(), window, threads)
+        staged = StagedSchedule(recipe, lock, cache or scratch or cache_place(), window, threads)
         return staged, staged.cache
     pipeline = Pipeline.from_recipe(pinned, held)
     pipeline.recipe = recipe.to_dict()
@@ -99,7 +99,7 @@ class StagedSchedule:
     Args:
         recipe: the recipe.
         lock: a file of pinned model commits.
-        cache: the folder of the stage cache, which stores the intermediate outputs.
+        cache: the folder or address of the stage cache, which stores the intermediate outputs.
         window: clips in a window.
         threads: number of CPU threads, on which results depend. None: torch's default.
 
@@ -108,7 +108,7 @@ class StagedSchedule:
     """
 
     def __init__(
-        self, recipe: Recipe, lock: Path | None, cache: Path, window: int = WINDOW, threads: int | None = 1
+        self, recipe: Recipe, lock: Path | None, cache: CachePlace, window: int = WINDOW, threads: int | None = 1
     ) -> None:
         if threads is not None:
             import torch

@@ -16,13 +16,12 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from inspect import getattr_static
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from openavs.caching.fingerprint import stage_fingerprint
-from openavs.caching.store import StageCache
+from openavs.caching.store import CachePlace, StageCache
 from openavs.config.recipe import Recipe
 from openavs.errors import InputError
 from openavs.models.device import run_with_oom_backoff
@@ -56,7 +55,7 @@ T = TypeVar("T")
 def with_cache(
     pipe: Pipeline,
     recipe: Recipe,
-    folder: str | Path | None = None,
+    place: CachePlace | None = None,
     stages: Sequence[str] = ("captioner", "translator", "reasoner"),
 ) -> StageCache:
     """Wrap stages of a pipeline with a cache. Results are the same as without.
@@ -66,7 +65,7 @@ def with_cache(
     Args:
         pipe: a pipeline that was just built from `recipe`.
         recipe: its recipe.
-        folder: of the cache; `store.cache_folder()` by default.
+        place: the folder or the address of the cache; `store.cache_place()` by default.
         stages: stages to cache. The detector can be cached, too, but its boxes take much more space.
 
     Returns:
@@ -75,7 +74,7 @@ def with_cache(
     Raises:
         InputError: a stage cannot be cached.
     """
-    cache = StageCache(folder)
+    cache = StageCache(place)
     backends = check_backends(recipe)
     for stage in stages:
         if stage not in _WRAPPERS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,8 +18,10 @@ if TYPE_CHECKING:
 
 def cache(
     folder: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Cache folder. Default: stages in $OPENAVS_CACHE or ~/.cache/openavs."),
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Cache folder or address. Default: stages in $OPENAVS_CACHE or ~/.cache/openavs."
+        ),
     ] = None,
     prune: Annotated[
         str | None,
@@ -53,7 +54,7 @@ def _facts(store: StageCache) -> dict[str, Any]:
         entries[entry.stage] += 1
         sizes[entry.stage] += entry.size
     return {
-        "folder": str(store.folder),
+        "folder": str(store.place),
         "entries": entries.total(),
         "bytes": sizes.total(),
         "limit": store.limit,
@@ -69,6 +70,7 @@ def _print(facts: dict[str, Any]) -> None:
 
     if "removed" in facts:
         echo(f"removed {line(facts['removed']['entries'], facts['removed']['bytes'])}")
-    echo(f"{facts['folder']}: {line(facts['entries'], facts['bytes'])} of {size_to_text(facts['limit'])}")
+    limit = "" if facts["limit"] is None else f" of {size_to_text(facts['limit'])}"
+    echo(f"{facts['folder']}: {line(facts['entries'], facts['bytes'])}{limit}")
     for stage, counts in facts["stages"].items():
         echo(f"  {stage:<11} {line(counts['entries'], counts['bytes'])}")

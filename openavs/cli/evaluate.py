@@ -38,6 +38,7 @@ from openavs.cli.output import command_line, configure_logging, echo, log_line, 
 
 if TYPE_CHECKING:
     from openavs.caching.build import StagedSchedule
+    from openavs.caching.store import CachePlace
     from openavs.config.recipe import Recipe
     from openavs.evaluation.evaluator import Evaluation
     from openavs.evaluation.predictor import Failures
@@ -149,7 +150,7 @@ def parse_benchmark(words: list[str] | None, root: Path | None) -> tuple[str, li
 class Builder:
     """Builds a recipe's pipeline: pinned by a lock file, with the stage cache, offloaded where memory is short."""
 
-    def __init__(self, lock: Path | None, cache: Path | None) -> None:
+    def __init__(self, lock: Path | None, cache: CachePlace | None) -> None:
         from openavs.pipeline.lockfile import load_lock
 
         if lock is not None:

@@ -14,6 +14,7 @@ from openavs.cli.output import echo, job_progress, log_line
 from openavs.utils.text import pluralize
 
 if TYPE_CHECKING:
+    from openavs.caching.store import CachePlace
     from openavs.config.recipe import Recipe
     from openavs.jobs.checkpoint import StageTimes
     from openavs.jobs.job import Executor, Job
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 REMOVED = {errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 
-def stage_cache(wanted: bool) -> Path | None:
-    """Return the folder of the stage cache, if it is wanted."""
-    from openavs.caching.store import cache_folder
+def stage_cache(wanted: bool) -> CachePlace | None:
+    """Return the folder or the address of the stage cache, if it is wanted."""
+    from openavs.caching.store import cache_place
 
-    return cache_folder() if wanted else None
+    return cache_place() if wanted else None
 
 
 # ------------------------------------------------------------------------------------------------------------- plan

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from openavs.caching.build import StagedSchedule, build_pipeline
+from openavs.caching.store import CachePlace
 from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
@@ -151,7 +152,7 @@ def recipe_predictor(
     build: Callable[[Recipe], Pipeline | StagedSchedule] | None = None,
     *,
     lock: Path | None = None,
-    cache: Path | None = None,
+    cache: CachePlace | None = None,
 ) -> Predictor:
     """Return a recipe as it is run on a benchmark: adapted to it, and built when there is a clip to run.
 

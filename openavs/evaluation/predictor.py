@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openavs.caching.store import CachePlace
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.predictions import PredictionSink, folder_names, to_sample
@@ -55,7 +56,7 @@ class Predictor:
         base: The folder of the recipe's own relative paths.
         builder: The function that builds it in worker processes, as `module:function`.
         lock: A file of pinned model commits.
-        cache: The folder of the stage cache of worker processes.
+        cache: The folder or address of the stage cache of worker processes.
     """
 
     recipe: Mapping[str, Any]
@@ -65,7 +66,7 @@ class Predictor:
     base: Path | None = None
     builder: str = PIPELINE_BUILDER
     lock: Path | None = None
-    cache: Path | None = None
+    cache: CachePlace | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from openavs.caching.store import StageCache
+from openavs.caching.store import CachePlace, StageCache
 from openavs.config.recipe import recipe_from_dict
 from openavs.jobs.sample import Sample
 from openavs.results.filters import FilteredResult
@@ -39,7 +39,7 @@ class Job:
         classes: Labels of class masks in the order of their indices; empty: instance masks.
         threads: CPU threads of a worker. Floats on a CPU depend on them.
         lock: A file of pinned model commits.
-        cache: The folder of the stage cache; None: no cache.
+        cache: The folder or address of the stage cache; None: no cache.
         schedule: `per-clip`, `per-stage` or `auto` (by available memory). Results are the same.
         window: Clips of a window of the schedule `per-stage`.
         share: Part of its device's memory that a worker may use.
@@ -59,7 +59,7 @@ class Job:
     classes: tuple[str, ...] = ()
     threads: int = 1
     lock: Path | None = None
-    cache: Path | None = None
+    cache: CachePlace | None = None
     schedule: str = "per-clip"
     window: int = 256
     share: float = 1.0

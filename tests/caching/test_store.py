@@ -7,22 +7,29 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
-from openavs.caching.store import DEFAULT_LIMIT, StageCache, cache_folder, size_to_bytes, size_to_text
-from openavs.errors import InputError
+from openavs.caching.store import DEFAULT_LIMIT, StageCache, _entry_path, cache_place, size_to_bytes, size_to_text
+from openavs.errors import InputError, StoreError
+from openavs.utils.objects import ObjectStore
 
 
 def key_of(text: object) -> str:
     return hashlib.sha256(str(text).encode()).hexdigest()
 
 
+def files_of(cache: StageCache) -> list[Path]:
+    return [Path(cache.place) / entry.path for entry in cache.entries()]
+
+
 def file_of(cache: StageCache) -> Path:
-    """The one entry there is."""
-    (entry,) = cache.entries()
-    return entry.path
+    """The file of the one entry there is."""
+    (path,) = files_of(cache)
+    return path
 
 
 @pytest.fixture
@@ -44,9 +51,9 @@ def test_an_entry_is_read_by_stage_and_key(cache: StageCache) -> None:
 def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENAVS_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "openavs" / "stages"
+    assert cache_place() == tmp_path / "openavs" / "stages"
     monkeypatch.setenv("OPENAVS_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own" / "stages"
+    assert cache_place() == tmp_path / "own" / "stages"
 
 
 @pytest.mark.faults
@@ -55,7 +62,7 @@ def test_an_entry_under_another_key_is_rejected(cache: StageCache, stage: str, n
     cache.put("captioner", key_of(1), b"a dog barks")
     entry = file_of(cache).read_bytes()
     cache.put(stage, key_of(number), b"a bell rings")
-    (other,) = [found.path for found in cache.entries() if found.path.read_bytes() != entry]
+    (other,) = [path for path in files_of(cache) if path.read_bytes() != entry]
     other.write_bytes(entry)
     assert cache.get(stage, key_of(number)) is None
     assert not other.exists()
@@ -100,12 +107,12 @@ for i in range(300):
 
 
 def test_many_processes_read_write_and_prune_at_once(cache: StageCache) -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", WRITER, str(cache.folder)]) for _ in range(4)]
+    workers = [subprocess.Popen([sys.executable, "-c", WRITER, str(cache.place)]) for _ in range(4)]
     assert [worker.wait() for worker in workers] == [0] * 4
     for i in range(299, 200, -1):
         assert cache.get("captioner", key_of(i)) in (None, b"x" * i)
     assert cache.get("captioner", key_of(299)) == b"x" * 299
-    assert not list(cache.folder.rglob("*.tmp"))
+    assert not list(Path(cache.place).rglob("*.tmp"))
 
 
 # ---------------------------------------------------------------------------------------------------------- limits
@@ -114,7 +121,7 @@ def test_many_processes_read_write_and_prune_at_once(cache: StageCache) -> None:
 def test_pruning_removes_what_was_used_longest_ago(cache: StageCache) -> None:
     for i in range(5):
         cache.put("captioner", key_of(i), b"x")
-        os.utime(cache._path("captioner", key_of(i)), (1000.0 + i, 1000.0 + i))
+        os.utime(Path(cache.place) / _entry_path("captioner", key_of(i)), (1000.0 + i, 1000.0 + i))
     assert cache.get("captioner", key_of(0)) == b"x"  # used again: now the youngest
     assert len(cache.prune(3 * 4096)) == 2
     assert [cache.get("captioner", key_of(i)) is not None for i in range(5)] == [True, False, False, True, True]
@@ -137,14 +144,14 @@ def test_an_entry_too_large_for_the_limit_is_not_stored(cache: StageCache) -> No
 
 
 def test_the_limit_belongs_to_the_folder(cache: StageCache) -> None:
-    assert StageCache(cache.folder).limit == DEFAULT_LIMIT
+    assert StageCache(cache.place).limit == DEFAULT_LIMIT
     cache.set_limit(20_000_000)
-    assert StageCache(cache.folder).limit == 20_000_000
+    assert StageCache(cache.place).limit == 20_000_000
     with pytest.raises(InputError, match="at least 10 MB"):
         cache.set_limit(5)
-    (cache.folder / "limit").write_text("plenty")
+    (Path(cache.place) / "limit").write_text("plenty")
     with pytest.raises(InputError, match="remove it and set the limit again"):
-        StageCache(cache.folder)
+        StageCache(cache.place)
 
 
 def test_only_its_own_files_are_removed(cache: StageCache) -> None:
@@ -157,6 +164,68 @@ def test_only_its_own_files_are_removed(cache: StageCache) -> None:
     os.utime(old, (time.time() - 7200,) * 2)
     assert len(cache.prune(0)) == 1
     assert sorted(path.name for path in folder.iterdir()) == [".at-work.tmp", "thesis.txt"]
+
+
+# -------------------------------------------------------------------------------------------------- object stores
+
+
+@pytest.fixture
+def shared() -> Iterator[StageCache]:
+    """A cache on an object store, in memory."""
+    yield StageCache("memory://bucket/stages")
+    MemoryFileSystem.store.clear()
+
+
+def test_a_cache_on_an_object_store_is_shared_by_its_address(
+    shared: StageCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared.put("captioner", key_of(1), b"a dog\nbarks")
+    monkeypatch.setenv("OPENAVS_CACHE", "memory://bucket")
+    other = StageCache()
+    assert other.get("captioner", key_of(1)) == b"a dog\nbarks"
+    assert other.has("captioner", key_of(1))
+    assert not other.has("captioner", key_of(2))
+    assert other.get("captioner", key_of(2)) is None
+    other.discard("captioner", key_of(1))
+    assert shared.get("captioner", key_of(1)) is None
+
+
+def test_a_damaged_object_is_rejected_and_removed(shared: StageCache, caplog: pytest.LogCaptureFixture) -> None:
+    shared.put("captioner", key_of(1), b"a dog barks")
+    (entry,) = shared.entries()
+    ObjectStore(str(shared.place)).put({entry.path.as_posix(): b"half"})
+    assert shared.get("captioner", key_of(1)) is None
+    assert list(shared.entries()) == []
+    assert "damaged" in caplog.text
+
+
+def test_objects_are_pruned_the_oldest_first_and_have_no_limit(shared: StageCache) -> None:
+    for i in range(3):
+        shared.put("captioner", key_of(i), bytes(1000))
+        time.sleep(0.01)
+    size = next(shared.entries()).size
+    assert shared.limit is None
+    assert len(shared.prune(2 * size)) == 1
+    assert [shared.has("captioner", key_of(i)) for i in range(3)] == [False, True, True]
+    with pytest.raises(InputError, match="lifecycle rule"):
+        shared.set_limit(10_000_000)
+
+
+def test_a_store_that_fails_is_one_warning_and_no_further_request(
+    shared: StageCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = []
+
+    def fail(self: ObjectStore, name: str) -> bytes:
+        calls.append(name)
+        raise StoreError("memory://bucket/cache could not be reached")
+
+    monkeypatch.setattr(ObjectStore, "get", fail)
+    for i in range(3):
+        assert shared.get("captioner", key_of(i)) is None
+        shared.put("captioner", key_of(i), b"x")
+    assert len(calls) == 1
+    assert caplog.text.count("cannot be used") == 1
 
 
 @pytest.mark.parametrize(
@@ -206,8 +275,8 @@ assert cache.get("captioner", key_of(2)) == bytes(500)
 @pytest.mark.faults
 @pytest.mark.skipif(os.name == "nt", reason="needs resource limits")
 def test_a_full_disk_leaves_nothing_half_written(cache: StageCache) -> None:
-    done = subprocess.run([sys.executable, "-c", FULL, str(cache.folder)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", FULL, str(cache.place)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "cannot be used" in done.stderr
-    assert len(list(cache.folder.rglob("*-*"))) == 1
-    assert not list(cache.folder.rglob("*.tmp"))
+    assert len(list(Path(cache.place).rglob("*-*"))) == 1
+    assert not list(Path(cache.place).rglob("*.tmp"))

@@ -23,8 +23,8 @@ def full(tmp_path: Path) -> Path:
         cache.put(stage, hashlib.sha256(bytes([i])).hexdigest(), bytes(6000))
         for entry in cache.entries():
             if entry.used > 5000:
-                os.utime(entry.path, (1000 + i, 1000 + i))
-    return cache.folder
+                os.utime(Path(cache.place) / entry.path, (1000 + i, 1000 + i))
+    return Path(cache.place)
 
 
 def test_it_shows_entries_and_sizes_by_stage(openavs: Cli, full: Path) -> None:

@@ -194,6 +194,18 @@ def unreliable(server: str, drop: float, cut: threading.Event) -> Iterator[str]:
         proxy.shutdown()
 
 
+def test_the_stage_cache_may_be_on_the_store(pool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAVS_CACHE", f"{BUCKET}/cache")
+
+    def cached(out: str) -> dict[str, int]:
+        command = (pool / "v01.mp4", "--pipeline", "tiny", "--workers", "1", "--json", "--out", tmp_path / out)
+        return dict(finished(label(*command)).json()["cached"])
+
+    assert cached("first") == {"captioner misses": 1, "translator misses": 1}
+    assert cached("second") == {"captioner hits": 1, "translator hits": 1}
+    assert [name.partition("/")[0] for name in ObjectStore(f"{BUCKET}/cache/stages").find()] == ["v3"]
+
+
 def test_connections_that_break_now_and_then_change_nothing(
     server: str, slow: Path, whole: dict[str, str], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from openavs.caching import wrappers as caching
-from openavs.caching.store import StageCache, size_to_bytes
+from openavs.caching.store import StageCache, _entry_path, size_to_bytes
 from openavs.config import resources
 from openavs.config.recipe import load_recipe
 from openavs.errors import InputError, ModelError
@@ -274,7 +274,7 @@ def cache(data: bytes) -> None:
     """An entry of the stage cache: foreign bytes, and an entry whose hash is right."""
     store = StageCache(SCRATCH / "cache")
     key = "ab" * 32
-    path = store._path("translator", key)
+    path = SCRATCH / "cache" / _entry_path("translator", key)
     for content in (data, None):
         path.parent.mkdir(parents=True, exist_ok=True)
         if content is None:
