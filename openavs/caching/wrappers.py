@@ -27,7 +27,7 @@ from openavs.errors import InputError
 from openavs.models.device import run_with_oom_backoff
 from openavs.registry import check_backends
 from openavs.stages.captioners.base import Captioner, gives_events
-from openavs.stages.contracts import validate_events, validate_output
+from openavs.stages.contracts import call_stage, validate_events
 from openavs.stages.detectors.base import Detector, known_phrases
 from openavs.stages.reasoners.judgment import Judgment
 from openavs.stages.translators.base import Request, Translation, Translator, wants_pictures
@@ -161,7 +161,7 @@ class CachedCaptioner(CachedStage):
         """See `Captioner.caption`."""
         return self._cached(
             _digest(part for window in windows for part in _window_parts(window)),
-            lambda: validate_output("caption", self.backend.caption)(windows),
+            lambda: call_stage("caption", self.backend, windows),
             lambda captions: [[_caption_row(caption) for caption in own] for own in captions],
             lambda rows: _check_count([[Caption(*row) for row in own] for own in rows], len(windows)),
             # A weak caption without a score stands for a fault of a server.
@@ -217,7 +217,7 @@ class CachedTranslator(CachedStage):
         return translations
 
     def _compute(self, requests: Sequence[Request]) -> list[Translation]:
-        translations: list[Translation] = validate_output("translate", self.backend.translate)(requests)
+        translations: list[Translation] = call_stage("translate", self.backend, requests)
         return translations
 
     def _translate_cached(
@@ -247,7 +247,7 @@ class CachedDetector(CachedStage):
         lists = json.dumps([list(own) for own in phrases]).encode()
         return self._cached(
             _digest([lists, *(part for image in images for part in (_shape(image), _bytes(image)))]),
-            lambda: validate_output("detect", self.backend.detect)(images, phrases),
+            lambda: call_stage("detect", self.backend, images, phrases),
             lambda boxes: [[[box.box, box.phrase, box.score] for box in own] for own in boxes],
             lambda rows: _check_count([[_detection(*row) for row in own] for own in rows], len(images)),
         )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from openavs.checks import CheckResult
 from openavs.checks.recipe_check import check_vocabulary
@@ -21,7 +21,7 @@ from openavs.pipeline.filtering import filter_detections
 from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_footprints
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
-from openavs.stages.contracts import validate_output, validate_outputs, validate_tracked_frames
+from openavs.stages.contracts import call_clip_stage, call_stage
 from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.verifiers.base import TemporalVerifier, Verifier, is_temporal
 from openavs.structures.types import (
@@ -35,6 +35,7 @@ from openavs.structures.types import (
     Prompt,
     Segment,
     TrackedFrame,
+    phrases_of,
     strong_captions,
 )
 from openavs.utils.text import pluralize
@@ -230,16 +231,12 @@ class _Trial:
         prompts = self._clip_prompts()
         return [prompts[frame.index] for frame in self._frames]
 
-    def _images_and_phrases(self) -> tuple[list[Any], list[list[str]]]:
-        phrases = [[prompt.phrase for prompt in prompts] for prompts in self._frame_prompts()]
-        return [frame.image for frame in self._frames], phrases
+    def _images_and_phrases(self) -> tuple[list[Any], list[tuple[str, ...]]]:
+        return [frame.image for frame in self._frames], list(map(phrases_of, self._frame_prompts()))
 
     def _detect(self) -> str:
         images, phrases = self._images_and_phrases()
-        detector: Any = self._pipeline.detector
-        candidates = validate_output("detect", detector.detect)(images, phrases)
-        validate_outputs("detect", candidates)
-        return self._filter(candidates)
+        return self._filter(call_stage("detect", self._pipeline.detector, images, phrases))
 
     def _filter(self, candidates: Sequence[Sequence[Detection]]) -> str:
         """Keeps the boxes that the pipeline would keep."""
@@ -252,9 +249,7 @@ class _Trial:
     def _segment(self) -> str:
         if self._pipeline.detector is None:
             images, phrases = self._images_and_phrases()
-            segmenter: Any = self._pipeline.segmenter
-            pairs = validate_output("segment_phrases", segmenter.segment_phrases)(images, phrases)
-            validate_outputs("segment_phrases", pairs, self._sizes())
+            pairs = call_stage("segment_phrases", self._pipeline.segmenter, images, phrases)
             message = self._filter([[box for box, _ in found] for found in pairs])
             masks = [dict(found) for found in pairs]
             self._masks = [[mask_of[box] for box in boxes] for mask_of, boxes in zip(masks, self._boxes, strict=True)]
@@ -270,12 +265,8 @@ class _Trial:
             self._boxes = [[_center_box(frame)] for frame in self._frames]
         boxes = [[detection.box for detection in detections] for detections in self._boxes]
         images = [frame.image for frame in self._frames]
-        masks: list[list[Mask]] = validate_output("segment", self._pipeline.segmenter.segment)(images, boxes)
-        validate_outputs("segment", masks, self._sizes())
+        masks: list[list[Mask]] = call_stage("segment", self._pipeline.segmenter, images, boxes)
         return masks
-
-    def _sizes(self) -> list[tuple[int, int]]:
-        return [(int(frame.image.shape[0]), int(frame.image.shape[1])) for frame in self._frames]
 
     def _segments(self) -> list[tuple[Segment, ...]]:
         """The segments of every frame; a box in the middle of the image if no stage found any."""
@@ -291,29 +282,24 @@ class _Trial:
 
     def _verify(self, verifier: Verifier | TemporalVerifier) -> str:
         if is_temporal(verifier):
-            return self._verify_clip(verifier)
+            return self._pass("verify_clip", verifier)
         segments = self._segments()
         images, phrases = self._images_and_phrases()
-        verdicts = validate_output("verify", cast(Verifier, verifier).verify)(images, segments, phrases)
-        validate_outputs("verify", verdicts)
+        verdicts = call_stage("verify", verifier, images, segments, phrases)
         kept = [verdict.kept for frame_verdicts in verdicts for verdict in frame_verdicts]
         return f"{sum(kept)} of {pluralize(len(kept), 'segment')} kept"
 
-    def _verify_clip(self, verifier: TemporalVerifier) -> str:
-        return self._pass("verify_clip", verifier.verify_clip)
-
     def _reason(self) -> str:
-        reasoner: Any = self._pipeline.reasoner
         if self._pipeline.tracker is None:
             self._tracked = list(IouTracker(max_gap_seconds=0.0).track(self._tracked or self._untracked()))
-        return self._pass("reason", reasoner.reason)
+        return self._pass("reason", self._pipeline.reasoner)
 
-    def _pass(self, method: str, stage: Callable[..., Any]) -> str:
+    def _pass(self, method: str, stage: Any) -> str:
         """Pass the frames through a stage that takes all of a clip."""
         frames = self._tracked or self._untracked()
         warnings: list[str] = []
         evidence = ClipEvidence(self._clip, self._clip_prompts(), self._events, warnings.append, self._captions)
-        self._tracked = list(validate_tracked_frames(stage(iter(frames), evidence), method))
+        self._tracked = list(call_clip_stage(method, stage, iter(frames), evidence))
         before, kept = (sum(len(frame.segments) for frame in some) for some in (frames, self._tracked))
         self._warning = f"{'; '.join(warnings)}." if warnings else ""
         return f"{kept} of {pluralize(before, 'segment')} kept"
@@ -326,8 +312,7 @@ class _Trial:
     def _track(self) -> str:
         if self._recipe.segmenter is None:  # the tracker is the segmenter, too
             self._masks = self._segment_boxes()
-        tracker: Any = self._pipeline.tracker
-        self._tracked = list(validate_tracked_frames(tracker.track(iter(self._untracked()))))
+        self._tracked = list(call_clip_stage("track", self._pipeline.tracker, iter(self._untracked())))
         tracks = {segment.track for frame in self._tracked for segment in frame.segments}
         return f"{pluralize(len(tracks), 'track')} through {pluralize(len(self._tracked), 'frame')}"
 

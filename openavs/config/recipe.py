@@ -258,8 +258,8 @@ class PipelineConfig:
         disambiguate: give detectors the names that they know (`lexicon.detector_name`).
         min_audio_visual_ratio: least share of the frame's best product of audio score and box score that a phrase
             needs; None keeps all.
-        added_prompts: further phrases to find at every frame that is not silent.
-        removed_prompts: phrases of the translator that are left out.
+        added_prompts: further phrases to find at every frame that is not silent, in lower case.
+        removed_prompts: phrases of the translator that are left out, in lower case.
     """
 
     window_seconds: float = 1.0
@@ -290,8 +290,8 @@ def pipeline_config(recipe: Recipe) -> PipelineConfig:
         context_seconds=recipe.audio.context_seconds,
         disambiguate=recipe.prompts.disambiguate,
         min_audio_visual_ratio=recipe.prompts.min_audio_visual_ratio,
-        added_prompts=tuple(recipe.prompts.add),
-        removed_prompts=tuple(recipe.prompts.remove),
+        added_prompts=_phrases_of(recipe.prompts.add),
+        removed_prompts=_phrases_of(recipe.prompts.remove),
         silence_dbfs=recipe.audio.silence_dbfs,
         **recipe.filtering.model_dump(),
         vocabulary=None if recipe.vocabulary is None else tuple(recipe.vocabulary),
@@ -300,6 +300,11 @@ def pipeline_config(recipe: Recipe) -> PipelineConfig:
         batch_windows=recipe.batch.windows,
         max_diff=recipe.frame_dedup.max_diff,
     )
+
+
+def _phrases_of(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a recipe as phrases."""
+    return tuple(" ".join(word.lower().split()) for word in words)
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,4 +1,4 @@
-"""Filtering of detections: threshold, non-maximum suppression, limits, and likelihood of audio and picture.
+"""What is kept: boxes by threshold, non-maximum suppression, limits and likelihood; segments by area and verdicts.
 
 With `linked_threshold`, a box with a low score is kept if the frame before or after has a kept box of its phrase at the
 same place: a detector that misses an object for a frame often scores its box just below the threshold (ByteTrack,
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from openavs.config.recipe import PipelineConfig
+from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.masks import iou
-from openavs.structures.types import Detection, Frame, Mask, Prompt, Rejection
+from openavs.structures.types import Detection, Frame, Mask, Prompt, Rejection, Segment, Verdict
 
 LINK_IOU = 0.5
 """Least IoU of the boxes of one object in neighboring frames."""
@@ -113,6 +114,33 @@ def filter_detections(
         else:
             rejected.append(Rejection(phrase, "below threshold", best.score, best.box))
     return kept, rejected
+
+
+FrameSegments = tuple[tuple[Segment, ...], tuple[Rejection, ...]]
+"""Segments of a frame, and the prompts and boxes that were rejected."""
+
+
+def make_segments(boxes: FrameBoxes, masks: Sequence[Mask], label: ClassMapper, min_area: int) -> FrameSegments:
+    """Make labeled segments of the kept boxes and their masks; empty masks and masks below `min_area` are rejected."""
+    segments, rejected = [], list(boxes.rejected)
+    for box, mask in zip(boxes.kept, masks, strict=True):
+        if mask.rle.area < max(min_area, 1):
+            rejected.append(Rejection(box.phrase, "empty mask", box.score, box.box))
+        else:
+            segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, *label(box.phrase)))
+    return tuple(segments), tuple(rejected)
+
+
+def apply_verdicts(found: FrameSegments, verdicts: Sequence[Verdict]) -> FrameSegments:
+    """Return the segments that a verifier keeps, with its verdicts; the others are rejected."""
+    segments, rejected = [], list(found[1])
+    for segment, verdict in zip(found[0], verdicts, strict=True):
+        if verdict.kept:
+            segments.append(replace(segment, verdicts=(*segment.verdicts, verdict)))
+        else:
+            name = verdict.verifier or None
+            rejected.append(Rejection(segment.phrase, "verifier", verdict.score, segment.box, verdict.margin, name))
+    return tuple(segments), tuple(rejected)
 
 
 def _less_likely(

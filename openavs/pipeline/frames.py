@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from openavs.config.recipe import PipelineConfig
 from openavs.errors import InputError
 from openavs.models.device import run_with_oom_backoff
 from openavs.pipeline.context import RunContext
-from openavs.stages.contracts import validate_outputs
+from openavs.stages.contracts import call_stage
 from openavs.structures.types import AudioWindow, Caption, Clip, Event, Frame, ImageArray, Waveform
 from openavs.utils.concurrency import batched, prefetch
 
@@ -175,21 +176,21 @@ class FrameMemo:
         last = [id(image) for image in self._last]
         self._outputs = {key: output for key, output in self._outputs.items() if key[1] in last}
 
-    def call(self, function: Callable[..., list[T]], *parallel: Sequence[Sequence[Hashable]]) -> list[T]:
-        """Return `function(images, *parallel)`, computed for those images of the batch that have no entry yet.
+    def call(self, method: str, backend: Any, *parallel: Sequence[Sequence[Hashable]]) -> list[Any]:
+        """Return `call_stage(method, backend, images, *parallel)`, computed for images that have no entry yet.
 
         Args:
-            function: a stage's method; it takes a list of images and sequences parallel to it.
+            method: the stage's method; it takes a list of images and sequences parallel to it.
+            backend: the stage.
             parallel: one sequence of hashable items per image of the batch, such as its phrases.
         """
         images = self._images
-        keys = [(function.__name__, id(image), *map(tuple, own)) for image, *own in zip(images, *parallel, strict=True)]
+        keys = [(method, id(image), *map(tuple, own)) for image, *own in zip(images, *parallel, strict=True)]
         new = {key: i for i, key in reversed(list(enumerate(keys))) if key not in self._outputs}
         places = sorted(new.values())
         if places:
-            some = [images[i] for i in places]
-            outputs = run_with_oom_backoff(function, some, *([own[i] for i in places] for own in parallel))
-            validate_outputs(function.__name__, outputs, [image.shape[:2] for image in some])
+            inputs = [[own[i] for i in places] for own in (images, *parallel)]
+            outputs = run_with_oom_backoff(partial(call_stage, method, backend), *inputs)
             self._outputs |= {keys[i]: output for i, output in zip(places, outputs, strict=True)}
         return [self._outputs[key] for key in keys]
 

@@ -10,51 +10,49 @@
 
 The output is one `FrameResult` per frame, in order, with the reasons: captions, prompts, segments and rejections.
 
-Beside this file: `frames.py` (audio windows, frame batches, repeated frames), `filtering.py` (which boxes are kept),
-`context.py` (warnings, timings, progress); `stages/contracts.py` finds NaN and wrong sizes. The
-thresholds are in `PipelineConfig`; `models/device.py` splits batches that do not fit into memory.
+Beside this file: `frames.py` (audio windows, frame batches, repeated frames), `filtering.py` (which boxes and segments
+are kept), `context.py` (warnings, timings, progress); `stages/contracts.py` calls a stage and checks what it returns.
+The thresholds are in `PipelineConfig`; `models/device.py` splits batches that do not fit into memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from heapq import merge
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from openavs.config.recipe import PipelineConfig, Recipe, pipeline_config
 from openavs.errors import InputError
 from openavs.models.device import run_with_oom_backoff
 from openavs.pipeline.context import Progress, RunContext
-from openavs.pipeline.filtering import FrameBoxes, filter_frames
+from openavs.pipeline.filtering import FrameBoxes, FrameSegments, apply_verdicts, filter_frames, make_segments
 from openavs.pipeline.frames import FrameMemo, audio_windows, batches_of, frame_batches, frame_events
 from openavs.registry import BackendCache, build_backends
 from openavs.stages.captioners.base import Captioner, EventCaptioner, gives_events
-from openavs.stages.contracts import validate_events, validate_output, validate_outputs, validate_tracked_frames
+from openavs.stages.contracts import call_clip_stage, call_stage, validate_events
 from openavs.stages.detectors.base import Detector, known_phrases
 from openavs.stages.lexicon import detector_name, lexicon
 from openavs.stages.reasoners.base import Reasoner
 from openavs.stages.segmenters.base import PhraseSegmenter, Segmenter, validate_stages
 from openavs.stages.trackers.base import Tracker, key_frames
 from openavs.stages.trackers.iou import IouTracker
-from openavs.stages.translators.base import Request, Translator, wants_pictures
+from openavs.stages.translators.base import Request, Translation, Translator, wants_pictures
 from openavs.stages.translators.frame_pictures import frame_pictures
 from openavs.stages.verifiers.base import TemporalVerifier, Verifier, is_temporal
 from openavs.stages.vocabulary import ClassMapper
 from openavs.structures.types import (
-    AudioWindow,
     Caption,
     Clip,
     ClipEvidence,
     ClipResult,
-    Detection,
-    Frame,
     FrameResult,
-    Mask,
     Prompt,
     Rejection,
     Segment,
     TrackedFrame,
+    phrases_of,
     strong_captions,
 )
 from openavs.utils.concurrency import prefetch
@@ -66,9 +64,6 @@ FrameCaptions = tuple[Caption, ...] | None
 
 FramePrompts = tuple[Prompt, ...]
 """Phrases to find at a frame."""
-
-FrameSegments = tuple[tuple[Segment, ...], tuple[Rejection, ...]]
-"""Segments of a frame, and the prompts and boxes that were rejected."""
 
 
 class Pipeline:
@@ -95,7 +90,8 @@ class Pipeline:
         reasoner: Reasoner | None = None,
     ) -> None:
         validate_stages(detector, segmenter, tracker)
-        self.captioner, self.translator = captioner, translator
+        self.captioner: Any = captioner  # of windows or of events
+        self.translator = translator
         self.detector, self.verifiers, self.tracker = detector, tuple(verifiers), tracker
         self.reasoner = reasoner
         self.segmenter: Any = segmenter or tracker  # of boxes or of phrases: `validate_stages` has checked which
@@ -171,46 +167,68 @@ class Pipeline:
         A captioner that gives events captions the whole clip; a frame has those of its own interval. An expression that
         is the only prompt needs no captions.
         """
-        if self._is_only_prompt(clip.expression):
+        if self._is_only_prompt(clip):
             return [()] * len(clip.times)
-        windows = audio_windows(clip, self.settings.window_seconds, self.settings.context_seconds)
+        settings = self.settings
+        windows = audio_windows(clip, settings.window_seconds, settings.context_seconds)
         captions: list[FrameCaptions] = [None] * len(windows)
-        audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= self.settings.silence_dbfs]
+        audible = [i for i, window in enumerate(windows) if window.audio.dbfs >= settings.silence_dbfs]
         if not audible:
             context.warn("the audio is silent throughout, so no frame has prompts")
         context.progress("caption", 0, len(audible))
-        captioner: Any = self.captioner
-        if not gives_events(captioner):
-            self._caption_windows(captioner, windows, audible, captions, context)
+        if not gives_events(self.captioner):
+            for start in range(0, len(audible), settings.batch_windows):
+                batch = audible[start : start + settings.batch_windows]
+                with context.timed("caption"):
+                    call = partial(call_stage, "caption", self.captioner)
+                    answers = run_with_oom_backoff(call, [windows[i] for i in batch])
+                for i, own in zip(batch, answers, strict=True):
+                    captions[i] = tuple(own)
+                context.progress("caption", start + len(batch), len(audible))
         elif audible and clip.audio is not None:
             with context.timed("caption"):
-                context.events[:] = validate_events(captioner.events(clip.audio))
-            for i, own in frame_events(clip, context.events, audible, self.settings.window_seconds):
+                context.events[:] = validate_events(self.captioner.events(clip.audio))
+            for i, own in frame_events(clip, context.events, audible, settings.window_seconds):
                 captions[i] = own
             context.progress("caption", len(audible), len(audible))
-        if note := _uncaptioned([captions[i] or () for i in audible]):
-            context.warn(note)
+        _warn_of_uncaptioned([captions[i] or () for i in audible], context)
         return captions
 
-    def _caption_windows(
-        self,
-        captioner: Captioner,
-        windows: Sequence[AudioWindow],
-        audible: Sequence[int],
-        captions: list[FrameCaptions],
-        context: RunContext,
-    ) -> None:
-        """Set the captions of the audible windows, batch by batch."""
-        for start in range(0, len(audible), self.settings.batch_windows):
-            batch = audible[start : start + self.settings.batch_windows]
-            with context.timed("caption"):
-                answers = run_with_oom_backoff(
-                    validate_output("caption", captioner.caption), [windows[i] for i in batch]
-                )
-            validate_outputs("caption", answers)
-            for i, own in zip(batch, answers, strict=True):
-                captions[i] = tuple(own)
-            context.progress("caption", start + len(batch), len(audible))
+    def _is_only_prompt(self, clip: Clip) -> bool:
+        """Return whether the clip's expression is its only prompt, as no stage reads it together with the sound."""
+        return clip.expression is not None and not getattr(self.translator, "takes_expression", False)
+
+    def translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
+        """Return the prompts of every frame: the translation of its captions, as the recipe edits it."""
+        added = [self._prompt(phrase, "recipe") for phrase in self.settings.added_prompts]
+        removed = self.settings.removed_prompts
+        return [
+            _unique([*(p for p in prompts if p.phrase.lower() not in removed), *(added if own is not None else ())])
+            for own, prompts in zip(captions, self._translate(clip, captions, context), strict=True)
+        ]
+
+    def _translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
+        """Translate the captions of a clip to the prompts of every frame.
+
+        One request holds all frames, so that the translator names the same thing alike at all of them (frame
+        consistency; OpenAVS, section 3.3).
+        """
+        if self._is_only_prompt(clip):
+            return [(self._prompt(str(clip.expression).strip().rstrip(".").lower(), "expression"),)] * len(captions)
+        with context.timed("decode"):
+            request = self.request(clip, captions)
+        if not any(request.frames):
+            return [()] * len(captions)
+        context.progress("translate", 0, 1)
+        with context.timed("translate"):
+            translation: Translation = call_stage("translate", self.translator, [request])[0]
+        if translation.note:
+            context.warn(translation.note)
+        context.progress("translate", 1, 1)
+        return [
+            _unique(self._caption_prompt(phrase, own, translation.origin_of(i)) for phrase in phrases)
+            for i, (phrases, own) in enumerate(zip(translation.frames, request.frames, strict=True))
+        ]
 
     def request(self, clip: Clip, captions: Sequence[FrameCaptions]) -> Request:
         """Return the translator's request for a clip: the captions that reach the threshold, by frame.
@@ -221,49 +239,14 @@ class Pipeline:
         pictures = frame_pictures(clip, frames) if wants_pictures(self.translator) else ()
         return Request(frames, self.settings.vocabulary, clip.expression, pictures)
 
-    def _is_only_prompt(self, expression: str | None) -> bool:
-        """Whether an expression is the only prompt, because no stage reads it together with the sound."""
-        return expression is not None and not getattr(self.translator, "takes_expression", False)
-
-    def translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
-        """Return the prompts of every frame: the translation of its captions, as the recipe edits it."""
-        settings = self.settings
-        added, removed = map(_phrases_of, (settings.added_prompts, settings.removed_prompts))
-        own = tuple(Prompt(phrase, self.label(phrase)[0], "recipe") for phrase in added)
-        return [
-            _unique((*(p for p in prompts if p.phrase.lower() not in removed), *(own if heard is not None else ())))
-            for heard, prompts in zip(captions, self._translate(clip, captions, context), strict=True)
-        ]
-
-    def _translate(self, clip: Clip, captions: Sequence[FrameCaptions], context: RunContext) -> list[FramePrompts]:
-        """Translate the captions of a clip to the prompts of every frame.
-
-        One request holds all frames, so that the translator names the same thing alike at all of them (frame
-        consistency; OpenAVS, section 3.3).
-        """
-        if clip.expression is not None and self._is_only_prompt(clip.expression):
-            phrase = clip.expression.strip().rstrip(".").lower()
-            return [(Prompt(phrase, self.label(phrase)[0], "expression"),)] * len(captions)
-        with context.timed("decode"):
-            request = self.request(clip, captions)
-        if not any(request.frames):
-            return [()] * len(captions)
-        context.progress("translate", 0, 1)
-        with context.timed("translate"):
-            translation = validate_output("translate", self.translator.translate)([request])[0]
-        if translation.note:
-            context.warn(translation.note)
-        context.progress("translate", 1, 1)
-        return [
-            _unique(self._prompt(phrase, own, translation.origin_of(i)) for phrase in phrases)
-            for i, (phrases, own) in enumerate(zip(translation.frames, request.frames, strict=True))
-        ]
-
-    def _prompt(self, phrase: str, captions: Sequence[Caption], origin: str) -> Prompt:
+    def _caption_prompt(self, phrase: str, captions: Sequence[Caption], origin: str) -> Prompt:
         """Make a prompt of a phrase, with the captions that mention it; with all of the frame's if none does."""
         sources = tuple(c for c in captions if phrase in c.text.lower() or phrase in lexicon(c.text))
         name = detector_name(phrase) if self.settings.disambiguate else phrase
-        return Prompt(name, self.label(phrase)[0], origin, sources or tuple(captions))
+        return self._prompt(name, origin, sources or tuple(captions))
+
+    def _prompt(self, phrase: str, origin: str, captions: tuple[Caption, ...] = ()) -> Prompt:
+        return Prompt(phrase, self.label(phrase)[0], origin, captions)
 
     # ------------------------------------------------------------------------------------ prompts -> boxes -> masks
 
@@ -272,153 +255,111 @@ class Pipeline:
     ) -> Iterator[FrameResult]:
         """Find the prompts in their frames; frames without prompts are not decoded."""
 
-        def without_prompts(i: int) -> FrameResult:
-            own = captions[i]
-            return FrameResult(i, clip.times[i], own is None, strong_captions(own), weak=_weak(own))
+        def result(
+            i: int, time: float, segments: tuple[Segment, ...] = (), rejected: tuple[Rejection, ...] = ()
+        ) -> FrameResult:
+            weak = tuple(caption for caption in captions[i] or () if caption.weak)
+            strong, silent = strong_captions(captions[i]), captions[i] is None and not prompts[i]
+            return FrameResult(i, time, silent, strong, prompts[i], segments, rejected, weak)
 
-        def with_prompts(tracked: TrackedFrame) -> FrameResult:
-            i, time = tracked.frame.index, tracked.frame.time
-            strong, weak = strong_captions(captions[i]), _weak(captions[i])
-            return FrameResult(i, time, False, strong, prompts[i], tracked.segments, tracked.rejected, weak)
-
-        tracked = self._detect_key_frames(clip, prompts, context)
-        if self.tracker is not None:
-            tracked = context.timed_items("track", validate_tracked_frames(self.tracker.track(tracked)))
-        evidence = ClipEvidence(clip, prompts, tuple(context.events), context.warn, captions, context.record)
-        for verifier in self.verifiers:
-            if is_temporal(verifier):
-                verified = validate_tracked_frames(verifier.verify_clip(tracked, evidence), "verify_clip")
-                tracked = context.timed_items("verify", verified)
-        if self.reasoner is not None:
-            if self.tracker is None:
-                tracked = context.timed_items("track", IouTracker(max_gap_seconds=0.0).track(tracked))
-            reasoned = validate_tracked_frames(self.reasoner.reason(tracked, evidence), "reason")
-            tracked = context.timed_items("reason", reasoned)
-        skipped = (i for i, own in enumerate(prompts) if not own)
+        with_prompts = (
+            result(tracked.frame.index, tracked.frame.time, tracked.segments, tracked.rejected)
+            for tracked in self._judge_clip(clip, captions, prompts, context)
+        )
+        without = (result(i, time) for i, time in enumerate(clip.times) if not prompts[i])
         missing = sum(map(bool, prompts))
-        by_index = merge(map(without_prompts, skipped), map(with_prompts, tracked), key=lambda result: result.index)
-        for result in by_index:
-            missing -= bool(result.prompts)
-            yield result
+        for frame in merge(without, with_prompts, key=lambda frame: frame.index):
+            missing -= bool(frame.prompts)
+            yield frame
         if missing:
             context.warn(f"{missing} of {len(clip.times)} frames could not be read; the file may be cut short")
 
-    def _detect_key_frames(
-        self, clip: Clip, prompts: Sequence[FramePrompts], context: RunContext
+    def _judge_clip(
+        self, clip: Clip, captions: Sequence[FrameCaptions], prompts: Sequence[FramePrompts], context: RunContext
     ) -> Iterator[TrackedFrame]:
-        """Yield the frames that have prompts, with the segments of the key frames; without a tracker all are key."""
-        found = filter_frames(self._detect(clip, prompts, context), self.settings, known_phrases(self.detector))
-        memo = FrameMemo()
-        for batch in batches_of(found, self.settings, lambda boxes: boxes.frame):
-            segmented = iter(self._segment([boxes for boxes in batch if boxes.key], memo, context))
-            for boxes in batch:
-                segments, rejected = next(segmented) if boxes.key else ((), ())
-                phrases = tuple(prompt.phrase for prompt in prompts[boxes.frame.index])
-                yield TrackedFrame(boxes.frame, phrases, segments, rejected, key=boxes.key)
+        """Yield the segments of the frames that have prompts: tracked, verified over time and reasoned about."""
+        frames = self._segment(self._detect(clip, prompts, context), context)
+        if self.tracker is not None:
+            frames = context.timed_items("track", call_clip_stage("track", self.tracker, frames))
+        evidence = ClipEvidence(clip, prompts, tuple(context.events), context.warn, captions, context.record)
+        for verifier in filter(is_temporal, self.verifiers):
+            frames = context.timed_items("verify", call_clip_stage("verify_clip", verifier, frames, evidence))
+        if self.reasoner is not None:
+            if self.tracker is None:  # a reasoner decides about tracks
+                frames = context.timed_items("track", IouTracker(max_gap_seconds=0.0).track(frames))
+            frames = context.timed_items("reason", call_clip_stage("reason", self.reasoner, frames, evidence))
+        return frames
 
     def _detect(self, clip: Clip, prompts: Sequence[FramePrompts], context: RunContext) -> Iterator[FrameBoxes]:
-        """Yield the frames that have prompts, with the candidates of the key frames.
+        """Yield the frames that have prompts, with the boxes of the key frames; without a tracker all are key.
 
         Each frame is grounded with its own phrases: a phrase of another frame could take a box away from them.
         """
-        phrases = _phrases(prompts)
+        phrases = [phrases_of(own) for own in prompts]
         wanted = frozenset(i for i, own in enumerate(phrases) if own)
         keys = wanted if self.tracker is None else key_frames(phrases, self.tracker.keyframe_interval)
         memo = FrameMemo()
-        for batch in frame_batches(clip, wanted, self.settings, context):
-            key = [frame for frame in batch if frame.index in keys]
-            memo.begin([frame.image for frame in key])
-            candidates = iter(self._candidates(key, [phrases[frame.index] for frame in key], memo, context))
-            for frame in batch:
-                if frame.index in keys:
-                    boxes, masks = next(candidates)
-                    yield FrameBoxes(frame, prompts[frame.index], True, boxes, masks)
-                else:
-                    yield FrameBoxes(frame)
 
-    def _candidates(
-        self, frames: list[Frame], phrases: list[tuple[str, ...]], memo: FrameMemo, context: RunContext
-    ) -> list[tuple[Sequence[Detection], Mapping[Detection, Mask] | None]]:
-        """Return the boxes of some frames, with their masks if one model makes both."""
-        if not frames:
+        def candidates() -> Iterator[FrameBoxes]:
+            for batch in frame_batches(clip, wanted, self.settings, context):
+                key = [frame for frame in batch if frame.index in keys]
+                memo.begin([frame.image for frame in key])
+                found = iter(self._find(memo, [phrases[frame.index] for frame in key], context))
+                for frame in batch:
+                    boxes = FrameBoxes(frame, prompts[frame.index])
+                    yield replace(boxes, key=True, **next(found)) if frame.index in keys else boxes
+
+        yield from filter_frames(candidates(), self.settings, known_phrases(self.detector))
+
+    def _find(self, memo: FrameMemo, phrases: list[tuple[str, ...]], context: RunContext) -> list[dict[str, Any]]:
+        """Return the candidates of the memo's images, with their masks if one model makes both."""
+        if not phrases:
             return []
         if self.detector is None:  # one model from phrases to masks
-            call = validate_output("segment_phrases", self.segmenter.segment_phrases)
             with context.timed("segment"):
-                return [(list(own), own) for own in map(dict, memo.call(call, phrases))]
+                pairs = memo.call("segment_phrases", self.segmenter, phrases)
+            return [{"candidates": [box for box, _ in own], "masks": dict(own)} for own in pairs]
         with context.timed("detect"):
-            return [(own, None) for own in memo.call(validate_output("detect", self.detector.detect), phrases)]
+            return [{"candidates": own} for own in memo.call("detect", self.detector, phrases)]
 
-    def _segment(self, found: list[FrameBoxes], memo: FrameMemo, context: RunContext) -> list[FrameSegments]:
-        """Segment the kept boxes of some frames, and verify the segments by their look."""
-        if not found:
-            return []
-        memo.begin([boxes.frame.image for boxes in found])
+    def _segment(self, found: Iterable[FrameBoxes], context: RunContext) -> Iterator[TrackedFrame]:
+        """Segment the kept boxes of the key frames, and verify the segments by their look."""
+        memo = FrameMemo()
+        for batch in batches_of(found, self.settings, lambda boxes: boxes.frame):
+            key = [boxes for boxes in batch if boxes.key]
+            memo.begin([boxes.frame.image for boxes in key])
+            segmented = iter(self._segment_batch(key, memo, context) if key else ())
+            for boxes in batch:
+                segments, rejected = next(segmented) if boxes.key else ((), ())
+                yield TrackedFrame(boxes.frame, phrases_of(boxes.prompts), segments, rejected, boxes.key)
+
+    def _segment_batch(self, found: list[FrameBoxes], memo: FrameMemo, context: RunContext) -> list[FrameSegments]:
         if self.detector is None:
             masks = [[(boxes.masks or {})[box] for box in boxes.kept] for boxes in found]
         else:
-            call = validate_output("segment", self.segmenter.segment)
             with context.timed("segment"):
-                masks = memo.call(call, [[box.box for box in boxes.kept] for boxes in found])
-        segmented = [self._compose(b.kept, own, b.rejected) for b, own in zip(found, masks, strict=True)]
-        prompts = [tuple(boxes.prompts) for boxes in found]
+                masks = memo.call("segment", self.segmenter, [[box.box for box in boxes.kept] for boxes in found])
+        segmented = [
+            make_segments(boxes, own, self.label, self.settings.min_area)
+            for boxes, own in zip(found, masks, strict=True)
+        ]
+        phrases = [phrases_of(boxes.prompts) for boxes in found]
         for verifier in self.verifiers:
             if not is_temporal(verifier):
-                segmented = self._verify(cast(Verifier, verifier), prompts, segmented, memo, context)
+                with context.timed("verify"):
+                    verdicts = memo.call("verify", verifier, [segments for segments, _ in segmented], phrases)
+                segmented = [apply_verdicts(*pair) for pair in zip(segmented, verdicts, strict=True)]
         return segmented
 
-    def _compose(
-        self, kept: Sequence[Detection], masks: Sequence[Mask], rejected: Sequence[Rejection]
-    ) -> FrameSegments:
-        """Make labeled segments of boxes and their masks; empty and too small masks are rejected."""
-        segments, rejections = [], list(rejected)
-        for box, mask in zip(kept, masks, strict=True):
-            if mask.rle.area < max(self.settings.min_area, 1):
-                rejections.append(Rejection(box.phrase, "empty mask", box.score, box.box))
-                continue
-            label, how = self.label(box.phrase)
-            segments.append(Segment(mask.rle, box.box, box.phrase, box.score, mask.score, label, how))
-        return tuple(segments), tuple(rejections)
 
-    def _verify(
-        self,
-        verifier: Verifier,
-        prompts: list[FramePrompts],
-        found: list[FrameSegments],
-        memo: FrameMemo,
-        context: RunContext,
-    ) -> list[FrameSegments]:
-        """Reject the segments that do not look like their phrase."""
-        call = validate_output("verify", verifier.verify)
-        with context.timed("verify"):
-            verdicts = memo.call(call, [segments for segments, _ in found], _phrases(prompts))
-        verified = []
-        for (segments, rejected), own in zip(found, verdicts, strict=True):
-            pairs = list(zip(segments, own, strict=True))
-            kept = tuple(replace(s, verdicts=(*s.verdicts, v)) for s, v in pairs if v.kept)
-            gone = [
-                Rejection(s.phrase, "verifier", v.score, s.box, v.margin, v.verifier or None)
-                for s, v in pairs
-                if not v.kept
-            ]
-            verified.append((kept, (*rejected, *gone)))
-        return verified
-
-
-def _weak(captions: FrameCaptions) -> tuple[Caption, ...]:
-    """Return the captions below the captioner's threshold."""
-    return tuple(caption for caption in captions or () if caption.weak)
-
-
-def _uncaptioned(frames: Sequence[tuple[Caption, ...]]) -> str | None:
-    """Return a sentence about audible frames without a caption above the threshold; None without such frames."""
+def _warn_of_uncaptioned(frames: Sequence[tuple[Caption, ...]], context: RunContext) -> None:
+    """Warn if audible frames have no caption above the threshold."""
     missed = [captions for captions in frames if not strong_captions(captions)]
-    if not missed:
-        return None
-    scored = ((caption.score, caption.text) for own in missed for caption in own if caption.score is not None)
-    best = max(scored, default=None)
-    closest = f" above the threshold (best: {best[1]}, {best[0]:.2f})" if best else ""
-    return f"{len(missed)} of {len(frames)} audible frames had no caption{closest}"
+    if missed:
+        scored = ((caption.score, caption.text) for own in missed for caption in own if caption.score is not None)
+        best = max(scored, default=None)
+        closest = f" above the threshold (best: {best[1]}, {best[0]:.2f})" if best else ""
+        context.warn(f"{len(missed)} of {len(frames)} audible frames had no caption{closest}")
 
 
 def _unique(prompts: Iterable[Prompt]) -> FramePrompts:
@@ -427,13 +368,3 @@ def _unique(prompts: Iterable[Prompt]) -> FramePrompts:
     for prompt in prompts:
         first.setdefault(prompt.phrase, prompt)
     return tuple(first.values())
-
-
-def _phrases_of(words: Iterable[str]) -> tuple[str, ...]:
-    """Return the words of a recipe as phrases."""
-    return tuple(" ".join(word.lower().split()) for word in words)
-
-
-def _phrases(prompts: Sequence[FramePrompts]) -> list[tuple[str, ...]]:
-    """Return the phrases of every frame."""
-    return [tuple(prompt.phrase for prompt in own) for own in prompts]

@@ -1,11 +1,11 @@
-"""Validation of any backend: the parameters of its methods, and the values that they return."""
+"""Calls of any backend: the parameters of its methods, and the values that they return, are checked."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise, repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from openavs.errors import InputError, InvalidOutputError
@@ -96,31 +96,33 @@ def _signature(method: str) -> str:
     return f"{method}({', '.join(parameters)})"
 
 
-def validate_output(method: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a stage's method so that its return value is validated.
+def call_stage(method: str, backend: Any, inputs: Sequence[Any], *rest: Sequence[Sequence[Any]]) -> Any:
+    """Call a stage for a batch, and check what it returns.
+
+    Models in half precision and damaged models return NaN. No comparison with NaN is true, so without this check it
+    would become an empty mask that looks like any other.
 
     Args:
         method: the method's name in the stage's protocol, a key of `CONTRACTS` that takes a batch.
-        function: the bound method of any backend.
+        backend: the stage.
+        inputs: images, audio windows or requests.
+        rest: further arguments, each with a sequence for every input.
 
-    Returns:
-        A function of that name, which raises InvalidOutputError for a return value that violates the protocol.
+    Raises:
+        InvalidOutputError: the return value violates the protocol, a number is not finite, or a mask has another size
+            than its image.
     """
-
-    def run(inputs: Sequence[Any], *rest: Sequence[Sequence[Any]]) -> Any:
-        returned = function(inputs, *rest)
-        if not isinstance(returned, list | tuple):
-            raise _violation(method, _describe(returned))
-        if len(returned) != len(inputs):
-            raise _violation(method, f"{pluralize(len(returned), 'answer')} for {pluralize(len(inputs), 'input')}")
-        if method == "translate":
-            _check_translations(returned, inputs)
-        else:
-            _check_items(method, returned, rest[0] if method in ("segment", "verify") else None)
-        return returned
-
-    run.__name__ = method
-    return run
+    returned = getattr(backend, method)(inputs, *rest)
+    if not isinstance(returned, list | tuple):
+        raise _violation(method, _describe(returned))
+    if len(returned) != len(inputs):
+        raise _violation(method, f"{pluralize(len(returned), 'answer')} for {pluralize(len(inputs), 'input')}")
+    if method == "translate":
+        _check_translations(returned, inputs)
+    else:
+        _check_items(method, returned, rest[0] if method in ("segment", "verify") else None)
+        _check_values(method, returned, inputs)
+    return returned
 
 
 def _check_items(method: str, returned: Sequence[Any], given: Sequence[Sequence[Any]] | None) -> None:
@@ -154,12 +156,13 @@ def _check_translations(returned: Sequence[Any], requests: Sequence[Request]) ->
                 raise _violation("translate", f"{_describe(phrase)} as a phrase")
 
 
-def validate_tracked_frames(returned: Any, method: str = "track") -> Iterator[TrackedFrame]:
-    """Yield the frames that a tracker (`track`), a verifier (`verify_clip`) or a reasoner (`reason`) returned.
+def call_clip_stage(method: str, backend: Any, frames: Iterable[TrackedFrame], *rest: Any) -> Iterator[TrackedFrame]:
+    """Call a stage that takes all frames of a clip (`track`, `verify_clip`, `reason`), and check each that it yields.
 
     Raises:
         InvalidOutputError: the return value or one of its items is of another type.
     """
+    returned = getattr(backend, method)(frames, *rest)
     if not isinstance(returned, Iterable):
         raise _violation(method, _describe(returned))
     for frame in returned:
@@ -200,38 +203,26 @@ def _violation(method: str, returned: str) -> InvalidOutputError:
     )
 
 
-_STAGES = {"caption": "captioner", "detect": "detector", "verify": "verifier"}
-_ADVICE = "try dtype=float32, and check that the model's files are complete"
+def _check_values(method: str, returned: Sequence[Sequence[Any]], inputs: Sequence[Any]) -> None:
+    """Check that numbers are finite and that masks have the size of their image."""
+    for items, given in zip(returned, inputs, strict=True):
+        for item in items:
+            for fault in _faults(item, given):
+                raise InvalidOutputError(
+                    f"the {CONTRACTS[method].stage} returned {fault}; try dtype=float32, and check that the model's "
+                    "files are complete"
+                )
 
 
-def validate_outputs(call: str, answers: Sequence[Any], sizes: Sequence[tuple[int, int]] | None = None) -> None:
-    """Check that the numbers of a stage's outputs are finite, and that masks have the size of their frame.
-
-    Models in half precision and damaged models return NaN. No comparison with NaN is true, so without this check it
-    would become an empty mask that looks like any other.
-
-    Args:
-        call: the method's name.
-        answers: one sequence of captions, detections, masks or verdicts per input.
-        sizes: (height, width) of the inputs' frames, for masks.
-
-    Raises:
-        InvalidOutputError: a number is not finite, or a mask has another size than its frame.
-    """
-    for answer, size in zip(answers, sizes or repeat(None, len(answers)), strict=True):
-        for item in answer:
-            for fault in _faults(item, size):
-                raise InvalidOutputError(f"the {_STAGES.get(call, 'segmenter')} returned {fault}; {_ADVICE}")
-
-
-def _faults(item: Any, size: tuple[int, int] | None) -> Iterator[str]:
+def _faults(item: Any, given: Any) -> Iterator[str]:
     if isinstance(item, tuple):  # a box with its mask
         for part in item:
-            yield from _faults(part, size)
+            yield from _faults(part, given)
     elif isinstance(item, Detection) and not all(map(math.isfinite, item.box)):
         yield f"an invalid box, {tuple(map(float, item.box))}"
-    elif isinstance(item, Mask) and size is not None and item.rle.size != size:
-        yield f"a mask of {item.rle.size[0]} x {item.rle.size[1]} pixels for a frame of {size[0]} x {size[1]}"
+    elif isinstance(item, Mask) and item.rle.size != given.shape[:2]:
+        (height, width), image = item.rle.size, given.shape
+        yield f"a mask of {height} x {width} pixels for a frame of {image[0]} x {image[1]}"
     score = getattr(item, "score", None)  # of a caption, a box, a mask or a verdict
     if score is not None and not math.isfinite(score):
         yield f"an invalid score, {score}"

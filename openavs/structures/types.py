@@ -229,6 +229,11 @@ class Prompt:
         return max((1.0 if caption.score is None else caption.score for caption in self.captions), default=1.0)
 
 
+def phrases_of(prompts: Iterable[Prompt]) -> tuple[str, ...]:
+    """Return the phrases of some prompts."""
+    return tuple(prompt.phrase for prompt in prompts)
+
+
 @dataclass(frozen=True)
 class Detection:
     """One box of an image, its phrase and the score of that phrase."""

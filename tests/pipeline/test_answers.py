@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from openavs.errors import InvalidOutputError
-from openavs.stages.contracts import validate_outputs
+from openavs.stages.contracts import call_stage
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Caption, Detection, Mask, Verdict
 
@@ -24,12 +25,26 @@ def box(*edges: float, score: float = 0.5) -> Detection:
     return Detection(edges or (0.0, 0.0, 2.0, 2.0), "dog", score)  # type: ignore[arg-type]
 
 
-GOOD = [Caption("dog", None, 0.0, 1.0), Caption("dog", 0.4, 0.0, 1.0), box(), mask(), mask(score=None), (box(), mask())]
+def answers(call: str, items: list[Any]) -> list[list[Any]]:
+    """Call a stage that returns no items for its first image and some for its second."""
+    stage = SimpleNamespace(**{call: lambda images, given: [[], items]})
+    image = np.zeros((*SIZE, 3), dtype=np.uint8)
+    found: list[list[Any]] = call_stage(call, stage, [image, image], [[], items])
+    return found
 
 
-def test_sound_answers_pass() -> None:
-    validate_outputs("segment", [GOOD, []], [SIZE, SIZE])
-    validate_outputs("caption", [GOOD[:2]])
+@pytest.mark.parametrize(
+    ("call", "items"),
+    [
+        ("caption", [Caption("dog", None, 0.0, 1.0), Caption("dog", 0.4, 0.0, 1.0)]),
+        ("detect", [box()]),
+        ("segment", [mask(), mask(score=None)]),
+        ("segment_phrases", [(box(), mask())]),
+        ("verify", [Verdict("rejected", 0.2)]),
+    ],
+)
+def test_sound_answers_pass(call: str, items: list[Any]) -> None:
+    assert answers(call, items) == [[], items]
 
 
 @pytest.mark.parametrize(
@@ -47,4 +62,4 @@ def test_sound_answers_pass() -> None:
 )
 def test_invalid_model_outputs_are_refused(call: str, item: Any, said: str) -> None:
     with pytest.raises(InvalidOutputError, match=said):
-        validate_outputs(call, [[], [item]], [SIZE, SIZE])
+        answers(call, [item])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from openavs.config.recipe import load_recipe, pipeline_config
 from openavs.errors import InputError
 from openavs.pipeline.frames import audio_window
 from openavs.pipeline.pipeline import Pipeline, RunContext
@@ -101,7 +102,7 @@ def test_names_that_detectors_know_are_prompts_labeled_as_the_class(tiny: Pipeli
 
 
 def test_a_recipe_adds_and_removes_prompts(tiny: Pipeline, dog_and_bell: Scene) -> None:
-    settings = replace(tiny.settings, added_prompts=(" Car ", "bell"), removed_prompts=("Dog",))
+    settings = pipeline_config(load_recipe("tiny", ["prompts.add=[' Car ', bell]", "prompts.remove=[Dog]"]))
     pipe = Pipeline(tiny.captioner, tiny.translator, tiny.detector, tiny.segmenter, settings)
     frames = pipe(scene_to_clip(dog_and_bell, "own")).frames
     names = [[(prompt.phrase, prompt.origin) for prompt in frame.prompts] for frame in frames]

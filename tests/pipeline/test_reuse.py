@@ -12,7 +12,7 @@ import pytest
 from openavs.pipeline.frames import FrameDeduplicator, FrameMemo, max_cell_difference
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.trackers.iou import IouTracker
-from openavs.structures.types import Clip, Frame, FrameResult, ImageArray
+from openavs.structures.types import Clip, Detection, Frame, FrameResult, ImageArray
 from openavs.synthetic.datasets import scene_to_clip
 from openavs.synthetic.scenes import Role, plan_scene, scene_rng
 from tests.pipeline.test_pipeline import Counter
@@ -81,23 +81,27 @@ def test_change_of_pictures_of_any_size(size: tuple[int, int]) -> None:
 
 
 class Stage:
-    """Answers with what it was given, and keeps its calls."""
+    """Finds a box with what it was given, and keeps its calls."""
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
 
-    def look(self, images: list[ImageArray], asked: list[str]) -> list[str]:
+    def detect(self, images: list[ImageArray], phrases: list[str]) -> list[list[Detection]]:
         self.calls.append([int(image[0, 0, 0]) for image in images])
-        return [f"{image[0, 0, 0]} {own}" for image, own in zip(images, asked, strict=True)]
+        return [[box(int(image[0, 0, 0]), own)] for image, own in zip(images, phrases, strict=True)]
+
+
+def box(image: int, phrase: str) -> Detection:
+    return Detection((0.0, 0.0, 1.0, 1.0), f"{image} {phrase}", 1.0)
 
 
 def test_a_stage_runs_once_per_array_and_question() -> None:
     stage, answers = Stage(), FrameMemo()
     one, two = picture(1), picture(2)
     answers.begin([one, one, two])
-    assert answers.call(stage.look, ["a", "a", "a"]) == ["1 a", "1 a", "2 a"]
+    assert answers.call("detect", stage, ["a", "a", "a"]) == [[box(1, "a")], [box(1, "a")], [box(2, "a")]]
     answers.begin([two, two, one])
-    assert answers.call(stage.look, ["a", "b", "a"]) == ["2 a", "2 b", "1 a"]
+    assert answers.call("detect", stage, ["a", "b", "a"]) == [[box(2, "a")], [box(2, "b")], [box(1, "a")]]
     assert stage.calls == [[1, 2], [2, 1]]  # the last picture's answer was cached, the first one's was not
     assert len(answers._last + answers._images) == 4
 
@@ -106,7 +110,7 @@ def test_without_repetition_a_call_is_what_it_was() -> None:
     stage, answers = Stage(), FrameMemo()
     images = [picture(i) for i in range(4)]
     answers.begin(images)
-    answers.call(stage.look, list("abcd"))
+    answers.call("detect", stage, list("abcd"))
     assert stage.calls == [[0, 1, 2, 3]]
 
 

@@ -6,13 +6,14 @@ import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from openavs.errors import InputError, InvalidOutputError
 from openavs.registry import STAGES, check_backends
-from openavs.stages.contracts import CONTRACTS, check_methods, validate_output
+from openavs.stages.contracts import CONTRACTS, call_stage, check_methods
 from tests.conftest import Outcome
 from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import STAGES as PLUGINS, write_recipe
@@ -209,6 +210,6 @@ def test_a_method_that_was_replaced_may_have_another_name() -> None:
     def counting(windows: Any) -> Any:
         return [[] for _ in windows]
 
-    assert validate_output("caption", counting)([1, 2]) == [[], []]
+    assert call_stage("caption", SimpleNamespace(caption=counting), [1, 2]) == [[], []]
     with pytest.raises(InvalidOutputError, match="the captioner returned nothing"):
-        validate_output("caption", partial(lambda found, windows: found, None))([1])
+        call_stage("caption", SimpleNamespace(caption=partial(lambda found, windows: found, None)), [1])

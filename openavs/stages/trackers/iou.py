@@ -18,7 +18,7 @@ from openavs.errors import InputError
 from openavs.stages.trackers.base import remaining_rejections
 from openavs.structures.association import IouMatrix, match_objects
 from openavs.structures.masks import RLE, iou, mask_to_rle, rle_iou, rle_to_mask
-from openavs.structures.types import Box, ClipResult, Frame, ImageArray, Segment, TrackedFrame
+from openavs.structures.types import Box, ClipResult, Frame, ImageArray, Segment, TrackedFrame, phrases_of
 
 _NO_PIXELS: ImageArray = np.zeros((1, 1, 3), dtype=np.uint8)
 _MAX_EXTRAPOLATION = 1.0  # seconds for which an object is assumed to keep its velocity
@@ -237,7 +237,7 @@ def link_tracks(result: ClipResult) -> ClipResult:
         return result
     first = max((s.track for f in result.frames for s in f.segments if s.track is not None), default=-1) + 1
     given = (
-        TrackedFrame(Frame(f.index, f.time, _NO_IMAGE), tuple(p.phrase for p in f.prompts), tuple(own))
+        TrackedFrame(Frame(f.index, f.time, _NO_IMAGE), phrases_of(f.prompts), tuple(own))
         for f, own in zip(result.frames, loose, strict=True)
     )
     frames = []
