@@ -1,4 +1,4 @@
-"""Rules that keep or reject boxes (threshold, non-maximum suppression, limits, likelihood) and segments (area, verdicts).
+"""Rules that keep or reject boxes (threshold, non-maximum suppression, limits) and segments (area, verdicts).
 
 With `linked_threshold`, a box with a low score is kept if the frame before or after has a kept box of its phrase at the
 same place: a detector that misses an object for a frame often scores its box just below the threshold (ByteTrack,
