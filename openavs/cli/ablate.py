@@ -8,42 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from openavs.cli import options as opt
 from openavs.cli.evaluate import Builder, parse_benchmark, report_failures
 from openavs.cli.jobs import stage_cache
-from openavs.cli.options import (
-    AllowMissingOption,
-    BatchSizeOption,
-    BenchmarkArgument,
-    CacheOption,
-    ClipsPerBatchOption,
-    DataRootOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    LimitOption,
-    LockOption,
-    NegativesOption,
-    OfflineOption,
-    OutOption,
-    OverwriteOption,
-    ProtocolName,
-    ProtocolOption,
-    QuietOption,
-    SplitOption,
-    VerboseOption,
-    default_pipeline,
-    recipe_overrides,
-)
+from openavs.cli.options import default_pipeline, recipe_overrides
 from openavs.cli.output import command_line, configure_logging, echo, log_line, print_result
 
 
 def ablate(
-    words: BenchmarkArgument = None,
+    words: opt.Benchmark = None,
     study: Annotated[
         str | None,
         typer.Option(metavar="NAME|FILE", help="A study (see [bold]openavs list studies[/]) or its YAML file."),
     ] = None,
-    root: DataRootOption = None,
+    root: opt.DataRoot = None,
     pipeline: Annotated[
         str | None,
         typer.Option(
@@ -53,24 +31,24 @@ def ablate(
             show_default=False,
         ),
     ] = None,
-    out: OutOption = Path("out"),
+    out: opt.Out = Path("out"),
     variants: Annotated[str | None, typer.Option(metavar="A,B", help="Only these variants of the study.")] = None,
-    split: SplitOption = "test",
-    protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatchOption = None,
-    negatives: NegativesOption = None,
-    allow_missing: AllowMissingOption = False,
-    cache: CacheOption = True,
-    lock: LockOption = None,
-    overwrite: OverwriteOption = False,
-    limit: LimitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    batch_size: BatchSizeOption = None,
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    split: opt.Split = "test",
+    protocol: opt.Protocol = opt.ProtocolName.official,
+    clips_per_batch: opt.ClipsPerBatch = None,
+    negatives: opt.Negatives = None,
+    allow_missing: opt.AllowMissing = False,
+    cache: opt.Cache = True,
+    lock: opt.Lock = None,
+    overwrite: opt.Overwrite = False,
+    limit: opt.Limit = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = None,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Evaluate the variants of a study side by side."""
     from openavs.errors import InputError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import JsonOption, QuietOption
+from openavs.cli import options as opt
 from openavs.cli.output import configure_logging, echo, print_result
 from openavs.utils.text import pluralize
 
@@ -30,8 +30,8 @@ def cache(
     limit: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Set the maximum size of the cache, such as 20GB.")
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Show the cached outputs of stages, remove old ones, or set the maximum size."""
     from openavs.caching.store import StageCache, size_to_bytes

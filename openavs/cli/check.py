@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.options import JsonOption, OfflineOption, recipe_overrides, refuse_bare_keys, split_overrides
+from openavs.cli import options as opt
+from openavs.cli.options import recipe_overrides, refuse_bare_keys, split_overrides
 from openavs.cli.output import echo, print_json
 from openavs.errors import InputError
 
@@ -42,8 +43,8 @@ def check(
         Path | None,
         typer.Option("--try", metavar="VIDEO", help="With --download: video to run on instead of a synthetic second."),
     ] = None,
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Check whether this machine can run a recipe, and print the fix for each problem.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import JsonOption, QuietOption, VerboseOption
+from openavs.cli import options as opt
 from openavs.cli.output import configure_logging, echo, log_line, print_json
 from openavs.errors import InputError
 from openavs.utils.text import pluralize, split_list
@@ -50,9 +50,9 @@ def correct(
             help="Write overlay.mp4 and report.html again, also without a correction. Default: after corrections.",
         ),
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Correct the masks, words and times of a clip; changes are carried to its other frames and locked."""
     from openavs.corrections.apply import correct_clip
@@ -209,9 +209,9 @@ def review(
     ] = None,
     author: AuthorOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Clips to print.")] = 20,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Print the least certain clips that no person has reviewed, with the reasons."""
     from openavs.corrections.review import accept as write_receipt, finished_clips, review_queue

@@ -7,33 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import (
-    AllowMissingOption,
-    BatchSizeOption,
-    BenchmarkArgument,
-    CacheOption,
-    ClipsPerBatchOption,
-    DataRootOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    LimitOption,
-    LockOption,
-    NegativesOption,
-    OfflineOption,
-    OutOption,
-    OverwriteOption,
-    PipelineOption,
-    ProtocolName,
-    ProtocolOption,
-    QuietOption,
-    SplitOption,
-    VerboseOption,
-    WorkersOption,
-    default_pipeline,
-    recipe_overrides,
-    split_overrides,
-)
+from openavs.cli import options as opt
+from openavs.cli.options import default_pipeline, recipe_overrides, split_overrides
 from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 
 if TYPE_CHECKING:
@@ -47,31 +22,31 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    words: BenchmarkArgument = None,
-    root: DataRootOption = None,
-    pipeline: PipelineOption = None,
-    out: OutOption = Path("out"),
-    split: SplitOption = "test",
-    protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatchOption = None,
-    allow_missing: AllowMissingOption = False,
+    words: opt.Benchmark = None,
+    root: opt.DataRoot = None,
+    pipeline: opt.Pipeline = None,
+    out: opt.Out = Path("out"),
+    split: opt.Split = "test",
+    protocol: opt.Protocol = opt.ProtocolName.official,
+    clips_per_batch: opt.ClipsPerBatch = None,
+    allow_missing: opt.AllowMissing = False,
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(metavar="A B", help="Compare two finished runs (folders or report.json) instead of running."),
     ] = None,
-    negatives: NegativesOption = None,
-    workers: WorkersOption = 1,
-    cache: CacheOption = True,
-    lock: LockOption = None,
-    overwrite: OverwriteOption = False,
-    limit: LimitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    batch_size: BatchSizeOption = None,
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    negatives: opt.Negatives = None,
+    workers: opt.Workers = 1,
+    cache: opt.Cache = True,
+    lock: opt.Lock = None,
+    overwrite: opt.Overwrite = False,
+    limit: opt.Limit = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = None,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Run a recipe on a benchmark and score it, beside published results."""
     from openavs.cli.jobs import print_plan, stage_cache
@@ -249,10 +224,10 @@ def score(
         Path,
         typer.Option(help="The predicted masks (PNG) as in the truth or as published scripts write them, or one file."),
     ],
-    split: SplitOption = "test",
-    protocol: ProtocolOption = ProtocolName.official,
-    clips_per_batch: ClipsPerBatchOption = None,
-    allow_missing: AllowMissingOption = False,
+    split: opt.Split = "test",
+    protocol: opt.Protocol = opt.ProtocolName.official,
+    clips_per_batch: opt.ClipsPerBatch = None,
+    allow_missing: opt.AllowMissing = False,
     numbering: Annotated[
         int | None,
         typer.Option(
@@ -273,11 +248,11 @@ def score(
             "its folder of predictions.",
         ),
     ] = None,
-    limit: LimitOption = None,
+    limit: opt.Limit = None,
     out: Annotated[Path | None, typer.Option(help="Write report.json and per_clip.csv to this folder.")] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Score the predictions of any system on a benchmark."""
     from openavs import __version__

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from openavs.cli.options import JsonOption, QuietOption, VerboseOption
+from openavs.cli import options as opt
 from openavs.cli.output import configure_logging, echo, log_line, print_json
 from openavs.errors import InputError
 from openavs.exports.registry import FORMATS
@@ -61,9 +61,9 @@ def export(
         str | None, typer.Option(help="For avsbench-training: s4, ms3 or avss, if RUN does not name it.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export.")] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Export results as COCO, CVAT, Label Studio, FiftyOne, YOLO-seg, AVSBench, CSV or video with transparency."""
     from openavs.exports.base import filtered_by_recipe, run_items
@@ -118,9 +118,9 @@ def import_corrections(
         bool,
         typer.Option("--render/--no-render", help="Write overlay.mp4 and report.html again."),
     ] = True,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Bring the masks that a person changed in COCO, CVAT or Label Studio back into the results."""
     from openavs.cli.correct import follow_corrections

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import JsonOption, QuietOption, VerboseOption, recipe_names
+from openavs.cli import options as opt
+from openavs.cli.options import recipe_names
 from openavs.cli.output import configure_logging, echo, log_line, print_result, progress_bar
 from openavs.utils.text import pluralize
 
@@ -36,9 +37,9 @@ def index(
             autocompletion=recipe_names,
         ),
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Index what sounds when in the results of any number of runs, for 'openavs find'.
 
@@ -96,8 +97,8 @@ def find(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write a page with pictures of the spans, DIR/index.html.")
     ] = None,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Find the spans of an index in which something sounds, best first."""
     from openavs.search.query import SoundIndex

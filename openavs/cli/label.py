@@ -11,23 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from openavs.cli.options import (
-    BatchSizeOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    LimitOption,
-    LockOption,
-    OfflineOption,
-    OverwriteOption,
-    PipelineOption,
-    QuietOption,
-    VerboseOption,
-    default_pipeline,
-    recipe_overrides,
-    split_overrides,
-)
+from openavs.cli import options as opt
+from openavs.cli.options import default_pipeline, recipe_overrides, split_overrides
 from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 
 if TYPE_CHECKING:
@@ -76,7 +61,7 @@ def label(
             help="Output folder, or its address on an object store (s3://, gs://). The same command again resumes it.",
         ),
     ],
-    pipeline: PipelineOption = None,
+    pipeline: opt.Pipeline = None,
     executor: Annotated[ExecutorName, typer.Option(help="local: processes on this machine; ray: a cluster.")] = (
         ExecutorName.local
     ),
@@ -93,7 +78,7 @@ def label(
         typer.Option(help="s4, ms3, avss, ov, v3 or a YAML file; default: known by its tables."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of the benchmark; default: all.")] = None,
-    overwrite: OverwriteOption = False,
+    overwrite: opt.Overwrite = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed clips again.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compare finished files with their hashes, not only their sizes.")
@@ -102,7 +87,7 @@ def label(
         float | None,
         typer.Option(min=1, help="Seconds without a finished clip after which a worker is killed; default: none."),
     ] = None,
-    cache: CacheOption = True,
+    cache: opt.Cache = True,
     schedule: Annotated[
         ScheduleName,
         typer.Option(
@@ -114,15 +99,15 @@ def label(
         int | None, typer.Option(min=1, help="Clips of a window of --schedule per-stage; default 256.")
     ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Print the seconds of each stage.")] = False,
-    lock: LockOption = None,
-    limit: LimitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    batch_size: BatchSizeOption = None,
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    lock: opt.Lock = None,
+    limit: opt.Limit = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = None,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Label a collection with masks: planned, in shards, resumable."""
     from openavs.caching.build import WINDOW

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from openavs.cli.options import JsonOption
+from openavs.cli import options as opt
 from openavs.cli.output import echo, print_json
 from openavs.errors import InputError
 from openavs.utils.text import did_you_mean, pluralize
@@ -32,7 +32,7 @@ def list_parts(
             help="List to print in full. Default: the recipes, one line each; with --json: all.", show_default=False
         ),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """List the recipes by machine; or recipes, backends, benchmarks or ablation studies in full."""
     kinds = {
@@ -237,7 +237,7 @@ def show(
         list[str] | None,
         typer.Argument(help="Recipe overrides; with them the resolved recipe is printed.", show_default=False),
     ] = None,
-    as_json: JsonOption = False,
+    as_json: opt.Json = False,
 ) -> None:
     """Print a recipe, a prompt or a backend."""
     found = _recipe(name, overrides or []) or _prompt(name) or _backend(name)

@@ -23,9 +23,9 @@ class ProtocolName(StrEnum):
 
 # ---------------------------------------------------------------------------------------------- output and logging
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step with its reason.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log every step with its reason.")]
 
 # --------------------------------------------------------------------------------------------------------- recipes
 
@@ -37,7 +37,7 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in resources.names("pipelines") if name.startswith(incomplete)]
 
 
-PipelineOption = Annotated[
+Pipeline = Annotated[
     str | None,
     typer.Option(
         "--pipeline",
@@ -48,28 +48,26 @@ PipelineOption = Annotated[
         autocompletion=recipe_names,
     ),
 ]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps. Default: from the recipe.")]
-DtypeOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: from the recipe.")]
-BatchSizeOption = Annotated[int | None, typer.Option(min=1, help="Frames per batch. Default: from the recipe.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of clips.")]
-LockOption = Annotated[
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps. Default: from the recipe.")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. Default: from the recipe.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Frames per batch. Default: from the recipe.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Maximum number of clips.")]
+Lock = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Load models at the commits in this lock file; missing models are added to it."),
 ]
-OfflineOption = Annotated[bool, typer.Option("--offline", help="Use local files only; never access the network.")]
-WorkersOption = Annotated[
-    int, typer.Option(min=1, help="Worker processes; 1: this process. They share the CPU threads.")
-]
-CacheOption = Annotated[
+Offline = Annotated[bool, typer.Option("--offline", help="Use local files only; never access the network.")]
+Workers = Annotated[int, typer.Option(min=1, help="Worker processes; 1: this process. They share the CPU threads.")]
+Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Reuse outputs of captioner, translator and reasoner."),
 ]
-OutOption = Annotated[Path, typer.Option(help="Output folder. Running the command again resumes it.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the folder first.")]
+Out = Annotated[Path, typer.Option(help="Output folder. Running the command again resumes it.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete earlier results in the folder first.")]
 
 # ------------------------------------------------------------------------------------------------------ benchmarks
 
-BenchmarkArgument = Annotated[
+Benchmark = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="BENCHMARK [KEY=VALUE...]",
@@ -77,15 +75,15 @@ BenchmarkArgument = Annotated[
         show_default=False,
     ),
 ]
-DataRootOption = Annotated[
+DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the benchmark, with its metadata CSV.", show_default=False)
 ]
-SplitOption = Annotated[str, typer.Option(help="Split of the benchmark.")]
-ProtocolOption = Annotated[
+Split = Annotated[str, typer.Option(help="Split of the benchmark.")]
+Protocol = Annotated[
     ProtocolName,
     typer.Option(help="official: as the published code; fixed: independent of clip order, batches and absent classes."),
 ]
-ClipsPerBatchOption = Annotated[
+ClipsPerBatch = Annotated[
     int | None,
     typer.Option(
         min=1,
@@ -93,14 +91,14 @@ ClipsPerBatchOption = Annotated[
         show_default=False,
     ),
 ]
-NegativesOption = Annotated[
+Negatives = Annotated[
     str | None,
     typer.Option(
         metavar="KIND,...",
         help="Also run every clip with other sounds (AVSBench-Robust): silence, noise, offscreen, room.",
     ),
 ]
-AllowMissingOption = Annotated[
+AllowMissing = Annotated[
     bool, typer.Option("--allow-missing", help="Score missing masks as empty instead of refusing.")
 ]
 

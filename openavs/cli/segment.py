@@ -13,26 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import (
-    BatchSizeOption,
-    CacheOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    LimitOption,
-    LockOption,
-    OfflineOption,
-    OutOption,
-    OverwriteOption,
-    PipelineOption,
-    QuietOption,
-    VerboseOption,
-    WorkersOption,
-    default_pipeline,
-    recipe_overrides,
-    refuse_bare_keys,
-    split_overrides,
-)
+from openavs.cli import options as opt
+from openavs.cli.options import default_pipeline, recipe_overrides, refuse_bare_keys, split_overrides
 from openavs.cli.output import command_line, configure_logging, echo, log_line, print_json, warn_tiny_models
 from openavs.utils.text import pluralize
 
@@ -53,8 +35,8 @@ def segment(
             "filtering.nms_iou=0.5.",
         ),
     ],
-    pipeline: PipelineOption = None,
-    out: OutOption = Path("out"),
+    pipeline: opt.Pipeline = None,
+    out: opt.Out = Path("out"),
     audio: Annotated[Path | None, typer.Option(help="Use the sound of this file (one video only).")] = None,
     vocab: Annotated[str | None, typer.Option(help="Find only these objects, comma-separated: dog,cat,bell.")] = None,
     refer: Annotated[
@@ -69,18 +51,18 @@ def segment(
         bool,
         typer.Option("--track", help="Number each object through the clip (tracker iou, unless the recipe has one)."),
     ] = False,
-    workers: WorkersOption = 1,
-    cache: CacheOption = True,
-    lock: LockOption = None,
-    overwrite: OverwriteOption = False,
-    limit: LimitOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    batch_size: BatchSizeOption = None,
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    workers: opt.Workers = 1,
+    cache: opt.Cache = True,
+    lock: opt.Lock = None,
+    overwrite: opt.Overwrite = False,
+    limit: opt.Limit = None,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    batch_size: opt.BatchSize = None,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Find, name and segment the sounding objects in videos."""
     from openavs.config import resources

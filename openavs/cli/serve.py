@@ -6,16 +6,8 @@ from typing import Annotated
 
 import typer
 
-from openavs.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    OfflineOption,
-    QuietOption,
-    VerboseOption,
-    default_pipeline,
-    recipe_overrides,
-    split_overrides,
-)
+from openavs.cli import options as opt
+from openavs.cli.options import default_pipeline, recipe_overrides, split_overrides
 from openavs.cli.output import configure_logging, echo, log_line
 from openavs.errors import InputError
 from openavs.utils.optional_deps import import_optional
@@ -62,11 +54,11 @@ def serve(
         typer.Option("--keep-minutes", min=1, help="Minutes without use until the files of a session are deleted."),
     ] = 60.0,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
-    offline: OfflineOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    device: opt.Device = None,
+    dtype: opt.Dtype = None,
+    offline: opt.Offline = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Serve a web page that segments uploaded or recorded clips."""
     from openavs.web import ServerConfig

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import JsonOption, QuietOption, VerboseOption
+from openavs.cli import options as opt
 from openavs.cli.output import command_line, configure_logging, echo, print_result
 from openavs.errors import InputError
 
@@ -47,8 +47,8 @@ def synth(
     size: Annotated[str, typer.Option(help="clip: WIDTHxHEIGHT in pixels.")] = "384x288",
     fps: Annotated[float, typer.Option(min=1, max=120, help="clip: frames per second.")] = 25.0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="clip: replace an existing file.")] = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
     """Write synthetic clips with exact masks, changing sounds and silent distractors."""
     from openavs.synthetic.datasets import write_clip, write_layout
@@ -100,9 +100,9 @@ def _size(text: str) -> tuple[int, int]:
 def demo(
     out: Annotated[Path, typer.Option(help="Output folder; an earlier demo in it is replaced.")] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="Seed of the scene.")] = 4,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Render a synthetic scene with its sound, segment it and score the masks. Offline, in seconds."""
     from openavs.caching.build import build_pipeline

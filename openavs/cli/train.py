@@ -12,16 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from openavs.cli.options import (
-    JsonOption,
-    OfflineOption,
-    PipelineOption,
-    QuietOption,
-    VerboseOption,
-    default_pipeline,
-    recipe_overrides,
-    split_overrides,
-)
+from openavs.cli import options as opt
+from openavs.cli.options import default_pipeline, recipe_overrides, split_overrides
 from openavs.cli.output import configure_logging, echo, log_line, print_result
 from openavs.errors import InputError
 from openavs.utils.text import pluralize
@@ -72,10 +64,10 @@ def train(
     max_steps: MaxStepsOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the training in the folder.")] = False,
     device: TrainDeviceOption = "auto",
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Train a student on a benchmark's training split, or on pseudo-labels of it."""
     from openavs.cli.output import progress_bar
@@ -203,7 +195,7 @@ def self_train(
     root: TrainRootOption,
     benchmark: BenchmarkOption,
     out: Annotated[Path, typer.Option(help="Output folder for labels, students and evaluations.", show_default=False)],
-    pipeline: PipelineOption = None,
+    pipeline: opt.Pipeline = None,
     recipe: TrainRecipeOption = None,
     rounds: Annotated[
         int, typer.Option(min=1, help="Extension: each student labels the clips for the next round.")
@@ -225,10 +217,10 @@ def self_train(
     ] = False,
     max_steps: MaxStepsOption = None,
     device: TrainDeviceOption = "auto",
-    offline: OfflineOption = False,
-    as_json: JsonOption = False,
-    quiet: QuietOption = False,
-    verbose: VerboseOption = False,
+    offline: opt.Offline = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Label the training split with a recipe, train a student on it, and evaluate both on the test split."""
     from openavs.cli.output import progress_bar
