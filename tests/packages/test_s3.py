@@ -203,7 +203,7 @@ def test_the_stage_cache_may_be_on_the_store(pool: Path, tmp_path: Path, monkeyp
 
     assert cached("first") == {"captioner misses": 1, "translator misses": 1}
     assert cached("second") == {"captioner hits": 1, "translator hits": 1}
-    assert [name.partition("/")[0] for name in ObjectStore(f"{BUCKET}/cache/stages").find()] == ["v3"]
+    assert {name.partition("/")[0] for name in ObjectStore(f"{BUCKET}/cache/stages").find()} == {"v3"}
 
 
 def test_connections_that_break_now_and_then_change_nothing(
