@@ -1,4 +1,4 @@
-"""A local S3 server for tests, results on stores as folders to compare, and a pool of videos on a store."""
+"""Local object stores for tests: servers of S3 and Google Cloud Storage, uploads, results as folders to compare."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from openavs.utils.objects import ObjectStore
 
-SERVER = """
+S3 = """
 import sys
 import threading
 
@@ -33,6 +33,40 @@ run_simple("127.0.0.1", int(sys.argv[1]), answer, threaded=True)
 """
 
 
+GCS = """
+import sys
+import threading
+from http import HTTPStatus
+
+from gcp_storage_emulator import server
+from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.handlers import objects
+
+upload, handle, one_at_a_time = objects._multipart_upload, server.Router.handle, threading.Lock()
+
+
+def create_if_absent(request, response, storage):
+    if request.query.get("ifGenerationMatch") == ["0"]:
+        try:
+            storage.get_file_obj(request.params["bucket_name"], request.data["meta"]["name"])
+        except NotFound:
+            pass
+        else:
+            response.status = HTTPStatus.PRECONDITION_FAILED
+            return
+    upload(request, response, storage)
+
+
+def answer(self, method):
+    with one_at_a_time:
+        handle(self, method)
+
+
+objects._multipart_upload, server.Router.handle = create_if_absent, answer
+server.create_server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="openavs").run()
+"""
+
+
 @contextmanager
 def s3_server() -> Iterator[dict[str, str]]:
     """Moto's server in a process of its own; yields the environment of its clients.
@@ -40,10 +74,33 @@ def s3_server() -> Iterator[dict[str, str]]:
     moto looks whether an object exists and then writes it, so requests are answered one at a time here: If-None-Match
     is to be as exact as that of S3.
     """
+    with _server(S3) as address:
+        yield {
+            "AWS_ENDPOINT_URL": address,
+            "AWS_ACCESS_KEY_ID": "tests",
+            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+
+@contextmanager
+def gcs_server() -> Iterator[dict[str, str]]:
+    """gcp-storage-emulator in a process of its own, with a bucket `openavs`; yields the environment of its clients.
+
+    The emulator ignores ifGenerationMatch, which is added here: the store itself creates an object once.
+    """
+    with _server(GCS) as address:
+        # Without this gcsfs requests the kind of each bucket from the real service.
+        yield {"STORAGE_EMULATOR_HOST": address, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
+
+
+@contextmanager
+def _server(script: str) -> Iterator[str]:
+    """Run a server of a script in a process of its own; yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-c", SERVER, str(port)]
+    command = [sys.executable, "-c", script, str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
@@ -52,14 +109,9 @@ def s3_server() -> Iterator[dict[str, str]]:
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
             except OSError:
-                assert time.monotonic() < deadline, "the S3 server did not start"
+                assert time.monotonic() < deadline, "the server did not start"
                 time.sleep(0.1)
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "tests",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGKILL)
         server.wait()
