@@ -51,6 +51,7 @@ LAZY = {
     ("config.recipe", "training.io"),
     ("results.result", "jobs.save"),  # `result.save(...)`
     ("results.result", "corrections.apply"),  # `result.correct(...)`
+    ("results.result", "corrections.mask_motion"),
     ("results.result", "exports.base"),  # `result.export("coco")`
     ("results.result", "exports.registry"),
 }

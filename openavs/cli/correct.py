@@ -18,7 +18,7 @@ from openavs.errors import InputError
 from openavs.utils.text import pluralize, split_list
 
 if TYPE_CHECKING:
-    from openavs.corrections.apply import CorrectionTools
+    from openavs.corrections.mask_motion import CorrectionTools
     from openavs.exports.base import ClipSources
     from openavs.structures.types import Clip, ClipResult, Correction
 
@@ -183,7 +183,7 @@ def _read(text: str, author: str) -> Iterator[Correction]:
 
 def _tools(result: ClipResult, out: Path, root: Path | None, models: bool) -> CorrectionTools:
     from openavs.config.recipe import recipe_from_dict
-    from openavs.corrections.apply import CorrectionTools
+    from openavs.corrections.mask_motion import CorrectionTools
     from openavs.exports.base import open_source, read_sources
     from openavs.registry import Registry
 

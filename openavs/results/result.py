@@ -212,7 +212,8 @@ class Result(ClipResult):
         Raises:
             InputError: no such frame, track or candidate, or a value of another form.
         """
-        from openavs.corrections.apply import CorrectionTools, correct_result
+        from openavs.corrections.apply import correct_result
+        from openavs.corrections.mask_motion import CorrectionTools
 
         stages = () if pipe is None else (pipe.segmenter, pipe.tracker)
         value = list(value) if isinstance(value, tuple) else value

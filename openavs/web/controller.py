@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from openavs.corrections.apply import CorrectionTools, correct_result
+from openavs.corrections.apply import correct_result
+from openavs.corrections.mask_motion import CorrectionTools
 from openavs.errors import InputError, OpenAVSError
 from openavs.media.remux import write_player_video
 from openavs.results.result import Result

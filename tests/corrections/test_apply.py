@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openavs.corrections.apply import CorrectionTools, correct_result
+from openavs.corrections.apply import correct_result
 from openavs.corrections.clicks import click_mask
+from openavs.corrections.mask_motion import CorrectionTools
 from openavs.errors import InputError
 from openavs.results.result import Result
 from openavs.stages.trackers.iou import link_tracks
