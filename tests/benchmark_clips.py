@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
-from openavs.evaluation.predictions import PredictionSink, to_sample
+from openavs.evaluation.job_io import PredictionSink, to_sample
 from openavs.jobs.job import Job
 from openavs.jobs.loader import ClipLoader
 from openavs.results.filters import FilteredResult

@@ -127,7 +127,7 @@ def overhead(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     def shard(out: Path) -> None:
         plan = open_folder(out, JobRequest("s4", source.samples, predictor.recipe))
-        sink = "openavs.labeling.label_sink:LabelSink"
+        sink = "openavs.evaluation.job_io:LabelSink"
         run_shard(next(plan.specs(Job(out, plan.key, source.root, predictor.recipe, sink=sink), [0])), segment)
 
     loop(None)  # warm up

@@ -32,7 +32,7 @@ from openavs.corrections.store import replace_segments
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.evaluator import recipe_predictor
-from openavs.evaluation.predictions import folder_names
+from openavs.evaluation.job_io import folder_names
 from openavs.results.serialization import read_result
 from openavs.structures.masks import mask_iou, mask_to_rle, segments_to_mask
 from openavs.structures.types import Correction, Segment

@@ -58,7 +58,7 @@ from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.compare import compare, read_report
 from openavs.evaluation.datasets.tables import BASE, CLASSES
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
-from openavs.evaluation.predictions import folder_names
+from openavs.evaluation.job_io import folder_names
 from openavs.evaluation.predictor import Predictor
 from openavs.pipeline.context import Progress
 from openavs.synthetic.datasets import FRAME_TIME, write_layout

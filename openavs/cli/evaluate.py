@@ -260,8 +260,8 @@ def score(
     from openavs.cli.tables import print_scores
     from openavs.evaluation.benchmark import open_dataset
     from openavs.evaluation.evaluator import count_corrected
+    from openavs.evaluation.job_io import folder_names
     from openavs.evaluation.negatives import negative_split, negatives_report, parse_folders, score_negatives
-    from openavs.evaluation.predictions import folder_names
     from openavs.evaluation.scorer import score as score_masks, write_scores
 
     configure_logging(quiet=quiet, verbose=verbose)

@@ -148,7 +148,7 @@ def label(
             root,
             request.recipe,
             base=recipe.base,
-            sink="openavs.labeling.label_sink:LabelSink",
+            sink="openavs.evaluation.job_io:LabelSink",
             builder=PIPELINE_BUILDER if recipe.student is None else STUDENT_BUILDER,
             classes=request.classes,
             threads=manifest.threads,

@@ -31,7 +31,7 @@ SAME_IOU = 0.5
 """Segments without a track are the same object from this IoU of their masks on."""
 
 _THREADS = threading.Lock()  # byte-range locks do not exclude threads of one process
-_SINKS = {"label": "openavs.labeling.label_sink:LabelSink", "evaluate": "openavs.evaluation.predictions:PredictionSink"}
+_SINKS = {"label": "openavs.evaluation.job_io:LabelSink", "evaluate": "openavs.evaluation.job_io:PredictionSink"}
 
 
 def replace_segments(

@@ -23,6 +23,7 @@ from openavs.config.recipe import Recipe, recipe_from_dict
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
+from openavs.evaluation.job_io import PredictionSink, folder_names
 from openavs.evaluation.metrics.functional import Protocol
 from openavs.evaluation.negatives import (
     FOLDER as NEGATIVES,
@@ -32,7 +33,6 @@ from openavs.evaluation.negatives import (
     score_negatives,
     write_pairs,
 )
-from openavs.evaluation.predictions import PredictionSink, folder_names
 from openavs.evaluation.predictor import Failures, PredictionRun, Predictor, predict
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import BenchmarkScores, score

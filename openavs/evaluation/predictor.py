@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from openavs.caching.store import CachePlace
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.predictions import PredictionSink, folder_names, to_sample
+from openavs.evaluation.job_io import PredictionSink, folder_names, to_sample
 from openavs.evaluation.track_predictions import RESULTS, result_to_tracks, write_tracks
 from openavs.jobs.checkpoint import read_completion
 from openavs.jobs.job import PIPELINE_BUILDER, ClipFinished, Job, PredictorOutput
@@ -125,7 +125,7 @@ def predict(
         root,
         predictor.recipe,
         predictor.base,
-        sink="openavs.jobs.job:Sink" if dataset.track_layout else "openavs.evaluation.predictions:PredictionSink",
+        sink="openavs.jobs.job:Sink" if dataset.track_layout else "openavs.evaluation.job_io:PredictionSink",
         builder=predictor.builder,
         classes=labels,
         threads=manifest.threads,

@@ -13,7 +13,7 @@ from typing import IO
 
 from openavs.errors import InputError
 from openavs.jobs.job import Job
-from openavs.jobs.sample import ByteRange, Sample, locate
+from openavs.jobs.sample import ByteRange, Sample
 from openavs.media.audio import replacement_sound
 from openavs.media.clip import open_clip, open_images, planned_times, probe
 from openavs.media.probe import check_file, reading
@@ -105,7 +105,7 @@ class ClipLoader:
     def _file(self, path: str) -> Path:
         if "\0" in path:
             raise InputError(f"{path!r} is not the name of a file (it holds a NUL character)")
-        return locate(self.root, path)
+        return self.root / path
 
     def _extract(self, sample: Sample, part: ByteRange) -> Path:
         """Copy a member of a tar to a generated name; the member's own name is never used as a path."""

@@ -99,9 +99,10 @@ def line_to_sample(line: bytes) -> Sample:
         ) from error
 
 
-def locate(root: Path, path: str) -> Path:
-    """Return the path of a sample's file on this machine."""
-    return root / path
+def relative(path: str | Path, root: Path) -> str:
+    """Return a path relative to `root`; a path elsewhere is returned as it is."""
+    text = os.fspath(path)
+    return text[len(str(root)) + 1 :] if text.startswith(f"{root}{os.sep}") else text
 
 
 def file_size(path: str | Path) -> int | None:

@@ -63,12 +63,6 @@ def make_source(kind: str, root: Path, found: Iterable[Candidate], notes: Iterab
     return Source(kind, root, tuple(sorted(samples, key=lambda sample: sample.id)), tuple(said))
 
 
-def relative(path: str | Path, root: Path) -> str:
-    """Return a path relative to `root`; a path elsewhere is returned as it is."""
-    text = os.fspath(path)
-    return text[len(str(root)) + 1 :] if text.startswith(f"{root}{os.sep}") else text
-
-
 def _key(one: Candidate) -> str:
     return f"{one.origin}\0{one.sample.audio}" if one.sample.audio else one.origin
 

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
 from openavs.errors import InputError
-from openavs.jobs.sample import Sample
+from openavs.jobs.sample import Sample, relative
 from openavs.labeling.base import (
     AUDIO_SUFFIXES,
     VIDEO_SUFFIXES,
     Candidate,
     Source,
     make_source,
-    relative,
 )
 from openavs.media.images import is_image
 from openavs.utils.text import pluralize

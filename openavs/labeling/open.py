@@ -9,7 +9,7 @@ from pathlib import Path
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.tables import read_table
-from openavs.evaluation.predictions import to_sample
+from openavs.evaluation.job_io import to_sample
 from openavs.jobs.sample import unique_ids
 from openavs.labeling import files, object_sources, table, webdataset
 from openavs.labeling.base import Source

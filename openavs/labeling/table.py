@@ -18,8 +18,8 @@ from typing import Any
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.tables import is_plain_name
-from openavs.jobs.sample import Sample
-from openavs.labeling.base import Candidate, Source, make_source, relative
+from openavs.jobs.sample import Sample, relative
+from openavs.labeling.base import Candidate, Source, make_source
 from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 

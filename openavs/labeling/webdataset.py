@@ -14,14 +14,13 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from openavs.errors import InputError
-from openavs.jobs.sample import ByteRange, Sample
+from openavs.jobs.sample import ByteRange, Sample, relative
 from openavs.labeling.base import (
     AUDIO_SUFFIXES,
     VIDEO_SUFFIXES,
     Candidate,
     Source,
     make_source,
-    relative,
 )
 from openavs.utils.fs import BoundedFile
 from openavs.utils.text import pluralize

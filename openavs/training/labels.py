@@ -17,7 +17,8 @@ from openavs.corrections.review import person_clips
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.mask_io import read_index, read_probability
-from openavs.evaluation.predictions import folder_names, labels_folder
+from openavs.evaluation.job_io import folder_names
+from openavs.evaluation.predictions import labels_folder
 from openavs.utils.serialization import parse_json
 
 ClipLabels = Mapping[int, npt.NDArray[np.uint8]]

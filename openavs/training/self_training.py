@@ -28,7 +28,7 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
-from openavs.evaluation.predictions import folder_names
+from openavs.evaluation.job_io import folder_names
 from openavs.evaluation.predictor import Predictor, predict
 from openavs.pipeline.context import Progress
 from openavs.results.serialization import json_bytes, read_result

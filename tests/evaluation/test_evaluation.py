@@ -19,8 +19,8 @@ from openavs.evaluation.benchmark import load_benchmark, open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset
 from openavs.evaluation.datasets.tables import CLASSES
 from openavs.evaluation.evaluator import Evaluation, adapt_recipe, evaluate, recipe_predictor
+from openavs.evaluation.job_io import folder_names, to_sample
 from openavs.evaluation.metrics.metrics import BinaryMetrics
-from openavs.evaluation.predictions import folder_names, to_sample
 from openavs.evaluation.predictor import Predictor
 from openavs.jobs.loader import ClipLoader
 from openavs.pipeline.pipeline import Pipeline

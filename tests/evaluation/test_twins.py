@@ -15,8 +15,8 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import Instances
 from openavs.evaluation.datasets.synthetic_twins import read_twins
+from openavs.evaluation.job_io import to_sample
 from openavs.evaluation.metrics.twins import TwinsMetrics
-from openavs.evaluation.predictions import to_sample
 from openavs.evaluation.report import write_benchmark_report
 from openavs.evaluation.scorer import score
 from openavs.jobs.loader import ClipLoader

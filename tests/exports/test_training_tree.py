@@ -19,7 +19,7 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.mask_io import decode_palette
 from openavs.evaluation.datasets.tables import CLASSES
-from openavs.evaluation.predictions import gray_png
+from openavs.evaluation.job_io import gray_png
 from openavs.exports.base import Categories
 from openavs.exports.registry import ExportOptions, ExportSummary, export as write_export
 from openavs.exports.training_tree import log_mel_tensor

@@ -22,7 +22,7 @@ from tests.plugin_recipe import STAGES, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
-LABELS = "openavs.labeling.label_sink:LabelSink"
+LABELS = "openavs.evaluation.job_io:LabelSink"
 
 MORE_STAGES = '''
 
