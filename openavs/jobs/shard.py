@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -59,29 +60,6 @@ class ShardLockedError(Exception):
     """Another process is at work on this shard."""
 
 
-class LoopListener:
-    """The events of the loop; they are sent from the thread that writes. The base ignores them."""
-
-    def clip(self, done: ClipFinished) -> None:
-        """A clip is finished."""
-
-    def completed(self, shard: int) -> None:
-        """A shard is completed."""
-
-    def busy(self, spec: ShardSpec) -> None:
-        """Another process is at work on this shard."""
-
-
-@dataclass(frozen=True)
-class _OnClip(LoopListener):
-    """Passes finished clips to a function."""
-
-    call: Callable[[ClipFinished], None]
-
-    def clip(self, done: ClipFinished) -> None:
-        self.call(done)
-
-
 def run_shard(
     spec: ShardSpec,
     predict: Predict,
@@ -104,7 +82,7 @@ def run_shard(
         ShardLockedError: another process is at work on the shard.
         OSError, OpenAVSError: a fault of the job and not of a clip, such as a full disk or a failing model server.
     """
-    loop = ClipLoop(spec.job, predict, _OnClip(on_clip), stop)
+    loop = ClipLoop(spec.job, predict, on_clip=on_clip, stop=stop)
     loop.run([spec])
     if loop.busy:
         raise ShardLockedError(f"shard {spec.number} of {spec.job.out}")
@@ -161,20 +139,33 @@ Todo = tuple[_Shard, Sample]
 class ClipLoop:
     """The loop over the clips of some shards: the next clip is opened and the last one written beside the models.
 
-    `busy` are the shards that another process holds, `completions` what was completed, by number. `call` is called
-    instead of the pipeline `predict`, and `open_clip` instead of opening a sample's files.
+    `busy` are the shards that another process holds, `completions` what was completed, by number.
+
+    Args:
+        job: the job.
+        predict: the pipeline.
+        on_clip: called after every clip, from the thread that writes.
+        on_completed: called with the number of every completed shard, from either thread.
+        on_busy: called for a shard that another process holds.
+        stop: called before every clip; True ends the loop.
+        open_clip: called instead of opening a sample's files.
+        call: called instead of the pipeline.
     """
 
     def __init__(
         self,
         job: Job,
         predict: Predict,
-        listener: LoopListener,
+        *,
+        on_clip: Callable[[ClipFinished], None],
+        on_completed: Callable[[int], None] = lambda shard: None,
+        on_busy: Callable[[ShardSpec], None] = lambda spec: None,
         stop: Callable[[], bool] = lambda: False,
         open_clip: Callable[[Sample], Clip] | None = None,
         call: Predict | None = None,
     ) -> None:
-        self.job, self.predict, self.listener, self.stop, self.open_clip = job, predict, listener, stop, open_clip
+        self.job, self.predict, self.stop, self.open_clip = job, predict, stop, open_clip
+        self.on_clip, self.on_completed, self.on_busy = on_clip, on_completed, on_busy
         self.call = call or predict
         self.fps = float(job.recipe.get("sample", {}).get("fps", 1.0))
         self.sink: Sink = import_name(job.sink)(job)
@@ -203,13 +194,13 @@ class ClipLoop:
         for spec in specs:
             if not claim(self.job.out, FIRST_SHARD + spec.number):
                 self.busy.append(spec)
-                self.listener.busy(spec)
+                self.on_busy(spec)
                 continue
             completion = read_completion(self.job.out, spec.number, self.job.key)
             if completion is not None:  # by another process meanwhile
                 release(self.job.out, FIRST_SHARD + spec.number)
                 self.completions[spec.number] = completion
-                self.listener.completed(spec.number)
+                self.on_completed(spec.number)
                 continue
             shard = self._open[spec.number] = _Shard(spec, self.fps)
             if not shard.todo:
@@ -224,7 +215,7 @@ class ClipLoop:
         shard.close()
         if completion is not None:
             self.completions[shard.spec.number] = completion
-            self.listener.completed(shard.spec.number)
+            self.on_completed(shard.spec.number)
 
     # -------------------------------------------------------------------------------------------------- the models
 
@@ -303,7 +294,7 @@ class ClipLoop:
             shard.spec.number, sample.id, row["status"], row["reason"], seconds, timings, detail=row["detail"]
         )
         append(self.job.out, "clips", {key: value for key, value in asdict(event).items() if key != "cached"})
-        self.listener.clip(event)
+        self.on_clip(event)
         shard.left -= 1
         if not shard.left:
             self._close(shard)
@@ -409,32 +400,21 @@ class InlineExecutor:
         predict, cache = self.build() if self.build is not None else build(job)
         if predict is not no_pipeline:
             listener.ready(models_of(predict))
-        events = _Events(listener, CacheCounter(cache))
-        call = None if self.wrap is None else self.wrap(predict)
+        cached, lock = CacheCounter(cache), threading.Lock()
+
+        def send(event: Callable[..., T], *values: Any) -> T:
+            with lock:  # calls of a listener do not overlap, and the loop has two threads
+                return event(*values)
+
+        loop = ClipLoop(
+            job,
+            predict,
+            on_clip=lambda done: send(listener.clip, replace(done, cached=cached())),
+            on_completed=partial(send, listener.completed),
+            on_busy=partial(send, listener.busy),
+            stop=partial(send, listener.stopping),
+            open_clip=self.open_clip,
+            call=None if self.wrap is None else self.wrap(predict),
+        )
         with torch_threads(job.threads):
-            ClipLoop(job, predict, events, events.stopping, self.open_clip, call).run(shards)
-
-
-class _Events(LoopListener):
-    """Passes events on from the threads of the loop, one at a time."""
-
-    def __init__(self, listener: ProgressListener, cached: CacheCounter) -> None:
-        self._listener, self._cached = listener, cached
-        self._lock = threading.Lock()
-
-    def clip(self, done: ClipFinished) -> None:
-        with self._lock:
-            self._listener.clip(replace(done, cached=self._cached()))
-
-    def completed(self, shard: int) -> None:
-        with self._lock:
-            self._listener.completed(shard)
-
-    def busy(self, spec: ShardSpec) -> None:
-        with self._lock:
-            self._listener.busy(spec)
-
-    def stopping(self) -> bool:
-        """Return whether to stop."""
-        with self._lock:
-            return self._listener.stopping()
+            loop.run(shards)
