@@ -267,29 +267,12 @@ def score(
     configure_logging(quiet=quiet, verbose=verbose)
     folders = {} if negatives is None else parse_folders(negatives)
     dataset = open_dataset(benchmark, root, split)
+    options: dict[str, Any] = {"protocol": protocol.value, "clips_per_batch": clips_per_batch, "limit": limit}
+    options |= {"allow_missing": allow_missing, "numbering": numbering, "resize": resize}
     with progress_bar(benchmark, quiet) as progress:
-        scores = score_masks(
-            dataset,
-            predictions,
-            protocol=protocol.value,
-            clips_per_batch=clips_per_batch,
-            allow_missing=allow_missing,
-            limit=limit,
-            numbering=numbering,
-            resize=resize,
-            progress=progress,
-        )
+        scores = score_masks(dataset, predictions, progress=progress, **options)
     others = {
-        kind: score_negatives(
-            negative_split(dataset, kind, sounds=False),
-            folder,
-            protocol=protocol.value,
-            clips_per_batch=clips_per_batch,
-            allow_missing=allow_missing,
-            limit=limit,
-            numbering=numbering,
-            resize=resize,
-        )
+        kind: score_negatives(negative_split(dataset, kind, sounds=False), folder, **options)
         for kind, folder in folders.items()
     }
     read = {"predictions": str(predictions), "numbering": numbering, "resize": resize}

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,9 +23,8 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig, figure_name, percent, protocol_name, title_of
 from openavs.evaluation.compare import compare
 from openavs.evaluation.datasets.base import Dataset
-from openavs.evaluation.evaluator import Evaluation, evaluate, recipe_predictor
+from openavs.evaluation.evaluator import Evaluation, EvaluationOptions, evaluate, recipe_predictor
 from openavs.evaluation.leaderboard import published_results
-from openavs.evaluation.metrics.functional import Protocol
 from openavs.evaluation.metrics.metrics import Row
 from openavs.pipeline.context import Progress
 from openavs.pipeline.pipeline import Pipeline
@@ -170,21 +169,14 @@ def run_study(
     benchmark: BenchmarkConfig,
     out: Path,
     *,
-    protocol: Protocol = "official",
-    clips_per_batch: int | None = None,
-    limit: int | None = None,
-    allow_missing: bool = False,
-    overwrite: bool = False,
-    negatives: Sequence[str] = (),
-    command: str = "",
     build: Build = Pipeline.from_recipe,
     progress: Callable[[str], Progress] | None = None,
+    **options: Unpack[EvaluationOptions],
 ) -> dict[str, Any]:
     """Evaluate every variant into `out`, and write ablation.json, ablation.csv and, with an axis, curve.svg.
 
     `recipes` is the output of `study_recipes`. `build` creates the pipeline of a recipe, with the models that the
-    variant before has loaded. `progress` returns the progress function of a variant. The other arguments are those of
-    `evaluate`.
+    variant before has loaded. `progress` returns the progress function of a variant. `options` are those of `evaluate`.
 
     Returns:
         The content of ablation.json. `variants` has one row each, with None for figures if clips failed and no score
@@ -194,23 +186,9 @@ def run_study(
     done: dict[str, Evaluation] = {}
     for variant in study.variants:
         system = recipe_predictor(recipes[variant.name], dataset, benchmark, lambda recipe: build(recipe, backends))
-        done[variant.name] = evaluate(
-            system,
-            dataset,
-            out / variant.name,
-            protocol=protocol,
-            clips_per_batch=clips_per_batch,
-            limit=limit,
-            allow_missing=allow_missing,
-            overwrite=overwrite,
-            negatives=negatives,
-            command=command,
-            progress=progress(variant.name) if progress else None,
-        )
-    result = _summarize(study, dataset, done, protocol, clips_per_batch or dataset.clips_per_batch) | {
-        "limit": limit,
-        "command": command,
-    }
+        listener = progress(variant.name) if progress else None
+        done[variant.name] = evaluate(system, dataset, out / variant.name, progress=listener, **options)
+    result = _summarize(study, dataset, done, options)
     atomic_write(out / "ablation.json", json_bytes(result))
     atomic_write(out / "ablation.csv", _table(result))
     if study.axis is not None and (chart := plot_study(result)) is not None:
@@ -219,7 +197,7 @@ def run_study(
 
 
 def _summarize(
-    study: AblationStudy, dataset: Dataset, done: Mapping[str, Evaluation], protocol: Protocol, clips_per_batch: int
+    study: AblationStudy, dataset: Dataset, done: Mapping[str, Evaluation], options: EvaluationOptions
 ) -> dict[str, Any]:
     baseline = study.baseline or study.variants[0].name
     reference = done[baseline].report
@@ -230,13 +208,15 @@ def _summarize(
         "benchmark": dataset.benchmark,
         "task": dataset.task,
         "split": dataset.split,
-        "protocol": protocol,
-        "clips_per_batch": clips_per_batch,
+        "protocol": options.get("protocol", "official"),
+        "clips_per_batch": options.get("clips_per_batch") or dataset.clips_per_batch,
         **{key: scored[key] if scored else None for key in ("clips", "frames")},
         "baseline": baseline,
         "variants": [
             _row(variant, done[variant.name], reference, study, dataset.benchmark) for variant in study.variants
         ],
+        "limit": options.get("limit"),
+        "command": options.get("command", ""),
     }
 
 

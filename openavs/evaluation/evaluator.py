@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from openavs.caching.build import StagedSchedule, build_pipeline
 from openavs.caching.store import CachePlace
@@ -24,7 +24,6 @@ from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.job_io import PredictionSink, folder_names
-from openavs.evaluation.metrics.functional import Protocol
 from openavs.evaluation.negatives import (
     FOLDER as NEGATIVES,
     TITLES,
@@ -35,7 +34,7 @@ from openavs.evaluation.negatives import (
 )
 from openavs.evaluation.predictor import Failures, PredictionRun, Predictor, predict
 from openavs.evaluation.report import write_benchmark_report
-from openavs.evaluation.scorer import BenchmarkScores, score
+from openavs.evaluation.scorer import BenchmarkScores, ScoringOptions, score
 from openavs.jobs.checkpoint import read_timings
 from openavs.pipeline.pipeline import Pipeline, Progress
 from openavs.results.serialization import is_corrected, json_bytes
@@ -59,20 +58,25 @@ class Evaluation:
     failed: Failures
 
 
+class EvaluationOptions(ScoringOptions, total=False):
+    """Options of `evaluate` that hold for all variants of a study, too."""
+
+    overwrite: bool
+    negatives: Sequence[str]
+    command: str
+
+
 def evaluate(
     predictor: Predictor,
     dataset: Dataset,
     out: Path,
     *,
-    protocol: Protocol = "official",
-    clips_per_batch: int | None = None,
-    limit: int | None = None,
-    allow_missing: bool = False,
     overwrite: bool = False,
-    executor: LocalExecutor | None = None,
     negatives: Sequence[str] = (),
     command: str = "",
+    executor: LocalExecutor | None = None,
     progress: Progress | None = None,
+    **scoring: Unpack[ScoringOptions],
 ) -> Evaluation:
     """Run the clips that are not finished (see `predictor.predict`), score all and write the reports into `out`.
 
@@ -80,16 +84,14 @@ def evaluate(
         predictor: The system.
         dataset: The split of a benchmark.
         out: The result folder.
-        protocol: The protocol of the report's `metrics`; the report holds the figures of both.
-        clips_per_batch: As in `score`.
-        limit: Number of clips that are taken; the report says so.
-        allow_missing: Score although clips failed; they count as empty.
         overwrite: Remove the earlier results first.
-        executor: Runs the clips in worker processes; None: in this process.
         negatives: Kinds of sounds that replace those of the clips, in further runs (`negatives.KINDS`).
         command: The command line that the report names.
+        executor: Runs the clips in worker processes; None: in this process.
         progress: Called with `clips` and their numbers, and as `score` calls it.
+        scoring: As for `score`. With `allow_missing`, clips that failed count as empty. The report names a `limit`.
     """
+    limit = scoring.get("limit")
     chosen = dataset if limit is None else replace(dataset, clips=dataset.clips[:limit])
     names = folder_names(dataset.clips)
     splits = {kind: negative_split(dataset, kind) for kind in negatives}
@@ -107,27 +109,12 @@ def evaluate(
         if split.pairs:
             write_pairs(folder / "pairs.csv", split.pairs)
         failed |= {f"{clip} with {TITLES[kind]}": reason for clip, reason in own.failed.items()}
-    if failed and not allow_missing:
+    if failed and not scoring.get("allow_missing", False):
         return Evaluation(out, None, failed)
     predictions = out / "predictions"
-    scores = score(
-        dataset,
-        predictions,
-        protocol=protocol,
-        clips_per_batch=clips_per_batch,
-        allow_missing=allow_missing,
-        limit=limit,
-        progress=progress,
-    )
+    scores = score(dataset, predictions, progress=progress, **scoring)
     rows = {
-        kind: score_negatives(
-            split,
-            out / NEGATIVES / kind / PredictionSink.folder,
-            protocol=protocol,
-            clips_per_batch=clips_per_batch,
-            allow_missing=allow_missing,
-            limit=limit,
-        )
+        kind: score_negatives(split, out / NEGATIVES / kind / PredictionSink.folder, **scoring)
         for kind, split in splits.items()
     }
     asked: dict[str, Any] = {"root": str(dataset.root), "limit": limit, "command": command}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks, Task, prediction_folder
@@ -108,6 +108,15 @@ def write_scores(out: Path, report: dict[str, Any]) -> None:
     writer.writerows(report["per_clip"])
     atomic_write(out / "per_clip.csv", table.getvalue().encode())
     atomic_write(out / "report.json", json_bytes(report))
+
+
+class ScoringOptions(TypedDict, total=False):
+    """Options of everything that scores a split; `score` describes them."""
+
+    protocol: Protocol
+    clips_per_batch: int | None
+    allow_missing: bool
+    limit: int | None
 
 
 def score(
