@@ -14,7 +14,7 @@ from typing import Any, Literal
 from openavs.checks import CheckResult
 from openavs.models.device import read_cgroup, total_memory
 from openavs.utils.optional_deps import EXTRAS, Extra
-from openavs.utils.text import pluralize
+from openavs.utils.text import first_line, pluralize
 
 # Codec name -> its purpose. Every command needs the first ones; the others are for some files only.
 REQUIRED_DECODERS = {"h264": "video", "aac": "audio"}
@@ -97,7 +97,9 @@ def check_torchvision() -> list[CheckResult]:
     try:
         import_module("torchvision")
     except (ImportError, RuntimeError, OSError) as error:
-        message = f"torchvision {version} does not fit the installed torch ({_line(error)}), and transformers fails."
+        message = (
+            f"torchvision {version} does not fit the installed torch ({first_line(error)}), and transformers fails."
+        )
         fix = "pip uninstall torchvision (openavs does not need it), or install the build for this torch"
         return [CheckResult("torchvision", "problem", message, fix, facts)]
     return [CheckResult("torchvision", "ok", f"torchvision {version} fits the installed torch.", "", facts)]
@@ -163,7 +165,7 @@ def check_codecs() -> CheckResult:
     try:
         import av
     except (ImportError, OSError) as error:
-        return CheckResult("codecs", "problem", f"PyAV cannot be imported ({_line(error)}).", _AV_FIX)
+        return CheckResult("codecs", "problem", f"PyAV cannot be imported ({first_line(error)}).", _AV_FIX)
     decoders = {name: has_codec(name, "r") for name in DECODERS}
     encoders = {name: has_codec(name, "w") for name in ENCODERS}
     return codec_result(str(av.__version__), str(av.ffmpeg_version_info), decoders, encoders)
@@ -202,7 +204,7 @@ def check_torch() -> list[CheckResult]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        message = f"torch cannot be imported ({_line(error)})."
+        message = f"torch cannot be imported ({first_line(error)})."
         return [CheckResult("torch", "problem", message, "pip install --force-reinstall torch")]
     from openavs.models.device import resolve_device
 
@@ -331,8 +333,3 @@ def check_disk(topic: str, folder: Path, purpose: str, min_gib: float, fix: str)
     if free < min_gib:
         return CheckResult(topic, "warning", message, fix, facts)
     return CheckResult(topic, "ok", message, "", facts)
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, or its class."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

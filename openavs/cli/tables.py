@@ -70,8 +70,8 @@ def _negatives_text(report: Mapping[str, Any]) -> list[str]:
     return [table_text(head, rows), f"selective mIoU (of openavs, over these sounds): {value}"]
 
 
-def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[str]:
-    """The classes with the lowest score, among those in the truth."""
+def _worst_text(per_class: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The five classes with the lowest score, among those in the truth."""
     second, title = ("map", "mAP") if per_class and "map" in per_class[0] else ("f", "F")
     classes = sorted((row for row in per_class if row["frames"]), key=lambda row: (class_score(row), row["name"]))
     rows = [
@@ -79,7 +79,7 @@ def _worst_text(per_class: Sequence[Mapping[str, Any]], limit: int = 5) -> list[
         for row in classes
     ]
     head = ["worst classes (fixed)", "clips", "frames", class_score_name(per_class), title]
-    return [table_text(head, rows[:limit])] if rows else []
+    return [table_text(head, rows[:5])] if rows else []
 
 
 def print_published(rows: Sequence[PublishedResult], limit: int = 8, protocol: str | None = None) -> None:

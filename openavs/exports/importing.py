@@ -23,8 +23,8 @@ from openavs.exports.polygons import mask_to_polygon
 from openavs.exports.reading import ImportedFrame, ImportedMask, polygons_to_rle
 from openavs.exports.registry import FORMATS
 from openavs.results.serialization import clip_folder, read_result
-from openavs.structures.masks import RLE, rle_iou, rle_to_mask
-from openavs.structures.types import Box, ClipResult, Correction, CorrectionAction, FrameResult, Segment
+from openavs.structures.masks import rle_iou, rle_to_mask
+from openavs.structures.types import ClipResult, Correction, CorrectionAction, FrameResult, Segment
 from openavs.utils.text import did_you_mean, pluralize, utc_now
 
 SAME_IOU = 0.5
@@ -286,7 +286,7 @@ class _Frame:
 
     def _drawn(self, imported: ImportedMask, before: Segment | None, track: int | None) -> Segment:
         """Return the segment of a new or changed mask."""
-        box = _box(imported.mask)
+        box = imported.mask.box
         if before is not None:
             drawn = replace(before, mask=imported.mask, box=box, mask_score=None, score=1.0, verdicts=(), track=track)
             return replace(drawn, author="person")
@@ -340,10 +340,3 @@ def _login() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):
         return "person"
-
-
-def _box(mask: RLE) -> Box:
-    rows, columns = (np.flatnonzero(rle_to_mask(mask).any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return (0.0, 0.0, 0.0, 0.0)
-    return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))

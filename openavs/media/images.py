@@ -168,7 +168,7 @@ def fit_picture(picture: ImageArray, max_pixels: int) -> ImageArray:
     return np.pad(scaled, ((0, missing[0]), (0, missing[1]), (0, 0))) if any(missing) else scaled
 
 
-def encode_jpeg(picture: ImageArray, max_bytes: int, quality: int = 90) -> bytes:
+def encode_jpeg(picture: ImageArray, max_bytes: int) -> bytes:
     """Return a picture as a JPEG file of at most `max_bytes`, at lower quality and then smaller where necessary.
 
     Raises:
@@ -176,9 +176,9 @@ def encode_jpeg(picture: ImageArray, max_bytes: int, quality: int = 90) -> bytes
     """
     image = Image.fromarray(picture)
     while True:
-        for tried in (quality, *(lower for lower in (75, 50) if lower < quality)):
+        for quality in (90, 75, 50):
             buffer = io.BytesIO()
-            image.save(buffer, format="JPEG", quality=tried)
+            image.save(buffer, format="JPEG", quality=quality)
             if buffer.tell() <= max_bytes:
                 return buffer.getvalue()
         if min(image.size) <= _MIN_SIDE:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from openavs.errors import InputError, ModelError
 from openavs.utils.fs import atomic_write
 from openavs.utils.serialization import parse_json, parse_yaml
+from openavs.utils.text import first_line
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +163,7 @@ def _converted(ref: str, name: str, main: Path, offline: bool) -> Path | None:
     try:
         revision = None if offline else _conversion(name, main.name)
     except (transport, OSError) as error:
-        logger.warning("The pull requests of the model '%s' cannot be listed (%s).", ref, _first_line(error))
+        logger.warning("The pull requests of the model '%s' cannot be listed (%s).", ref, first_line(error))
         offline, revision = True, None
     if offline:
         return _download(ref, name, _CONVERTED, offline) if recorded.is_file() else None
@@ -219,13 +220,13 @@ def _download(ref: str, name: str, revision: str | None, offline: bool) -> Path:
         fix = "check the spelling, or log in with `hf auth login` if it is private"
         raise ModelError(f"the model '{ref}' is not on the hub; {fix}") from error
     except errors.HFValidationError as error:
-        raise ModelError(f"'{ref}' is not a model reference ({_first_line(error)}); write hf:org/name") from error
+        raise ModelError(f"'{ref}' is not a model reference ({first_line(error)}); write hf:org/name") from error
     except errors.LocalEntryNotFoundError as error:
         state = "is not (wholly) cached and offline mode is on" if offline else "cannot be reached and is not cached"
         fix = "run once online (`openavs check --pipeline NAME` prints a recipe's downloads), or give a local folder"
         raise ModelError(f"the model '{ref}' {state}; {fix}") from error
     except (transport, OSError) as error:
-        raise ModelError(f"the model '{ref}' could not be downloaded ({_first_line(error)}); try again") from error
+        raise ModelError(f"the model '{ref}' could not be downloaded ({first_line(error)}); try again") from error
 
 
 def _embedded(ref: str) -> Path:
@@ -289,11 +290,6 @@ def _shards(index: Path, ref: str) -> set[str]:
 
 def _incomplete(ref: str, reason: str) -> ModelError:
     return ModelError(f"the model '{ref}' is incomplete: {reason}; copy or download the whole folder again")
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error, short enough for a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 # ---------------------------------------------------------------------------------- loading of transformers classes
@@ -389,7 +385,7 @@ def _translate_errors(
     foreign = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, ArithmeticError)
 
     def reason(error: Exception) -> str:  # the first sentence, without its period
-        return _first_line(error).split(". ")[0].rstrip(".")
+        return first_line(error).split(". ")[0].rstrip(".")
 
     try:
         yield

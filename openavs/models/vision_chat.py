@@ -172,14 +172,13 @@ class VisionServer:
     Args:
         server: the connection, with its retries and limits.
         max_pixels: larger pictures are scaled down.
-        max_bytes: maximum size of a JPEG file.
 
     Raises:
         InputError: an option outside its range.
     """
 
-    def __init__(self, server: ChatServer, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES) -> None:
-        self.server, self.max_pixels, self.max_bytes = server, check_max_pixels(max_pixels), max_bytes
+    def __init__(self, server: ChatServer, *, max_pixels: int = MAX_PIXELS) -> None:
+        self.server, self.max_pixels = server, check_max_pixels(max_pixels)
         self._accepted = self._rejected = False  # a picture, by the server
 
     @property
@@ -204,7 +203,7 @@ class VisionServer:
 
         content: Any = request.text
         if request.picture is not None:
-            jpeg = encode_jpeg(fit_picture(request.picture, self.max_pixels), self.max_bytes)
+            jpeg = encode_jpeg(fit_picture(request.picture, self.max_pixels), MAX_BYTES)
             url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
             content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request.text}]
         system = [{"role": "system", "content": request.system}] if request.system else []

@@ -117,6 +117,9 @@ def _suffixes(phrase: str) -> list[str]:
 Similarity = Callable[[Sequence[str], Sequence[str]], npt.NDArray[np.float32]]
 """Cosine similarities `[phrases, labels]` of texts."""
 
+MIN_SIMILARITY = 0.8
+"""Least similarity of a phrase and the label that it gets."""
+
 
 class ClassMapper:
     """Maps phrases to the labels of a closed vocabulary and records how.
@@ -126,8 +129,8 @@ class ClassMapper:
     Args:
         vocabulary: the labels; None for open vocabulary, in which phrases have no label.
         aliases: further phrases of a label.
-        similarity: text similarity for phrases that no rule maps; None leaves those without a label.
-        threshold: the least cosine similarity of a match.
+        similarity: text similarity for phrases that no rule maps; None leaves those without a label. A match has a
+            cosine similarity of at least `MIN_SIMILARITY`.
     """
 
     def __init__(
@@ -135,12 +138,11 @@ class ClassMapper:
         vocabulary: Sequence[str] | None,
         aliases: Mapping[str, str] | None = None,
         similarity: Similarity | None = None,
-        threshold: float = 0.8,
     ) -> None:
         self.vocabulary = None if vocabulary is None else tuple(vocabulary)
         self._names = {plain_key(label): label for label in self.vocabulary or ()}
         self._aliases = {plain_key(phrase): label for phrase, label in (aliases or {}).items()}
-        self._similarity, self._threshold = similarity, threshold
+        self._similarity = similarity
         self._mapped: dict[str, tuple[str | None, str | None]] = {}
 
     def __call__(self, phrase: str) -> tuple[str | None, str | None]:
@@ -161,6 +163,6 @@ class ClassMapper:
             return matches[0], "lexicon"
         if self._similarity is not None and self.vocabulary:
             row = self._similarity([phrase], self.vocabulary)[0]
-            if row.max() >= self._threshold:
+            if row.max() >= MIN_SIMILARITY:
                 return self.vocabulary[int(row.argmax())], "similarity"
         return None, None

@@ -13,6 +13,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any
 
 from openavs.errors import InputError
+from openavs.utils.text import first_line
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,9 @@ def import_optional(module: str, extra: str) -> ModuleType:
     except (ImportError, AttributeError, RuntimeError, OSError) as error:
         known = EXTRAS[extra]
         tried = f"; this release was tried with {known.package} {', '.join(known.tried)}" if known.tried else ""
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise InputError(f"{known.package} cannot be imported ({line}){tried}; 'openavs check' says more") from error
+        raise InputError(
+            f"{known.package} cannot be imported ({first_line(error)}){tried}; 'openavs check' says more"
+        ) from error
 
 
 def import_timm() -> ModuleType:

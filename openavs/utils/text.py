@@ -24,6 +24,11 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str = "") -> str:
     return otherwise or (f"there are {', '.join(names)}" if names else "there are none")
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error, or the name of its class, short enough for a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
 def split_list(words: str | Iterable[str]) -> list[str]:
     """Return a list of words; a text is split at its commas.
 

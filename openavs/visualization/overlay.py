@@ -85,12 +85,10 @@ def paint_layer(
     return np.asarray(np.clip(layer, 0, 255).round(), dtype=np.uint8)
 
 
-def paint_frame(
-    image: ImageArray, frame: FrameResult, palette: Palette | None = None, watermark: str = ""
-) -> ImageArray:
+def paint_frame(image: ImageArray, frame: FrameResult, palette: Palette | None = None) -> ImageArray:
     """Paint the segments and the status of a frame, with the names and in the colors of a clip's palette."""
     shown = frame if palette is None else palette.shown(frame)
-    return paint(image, shown.segments, palette, status=status_line(shown), watermark=watermark)
+    return paint(image, shown.segments, palette, status=status_line(shown))
 
 
 def paint_numbers(image: ImageArray, masks: Mapping[int, RLE], size: tuple[int, int]) -> ImageArray:

@@ -168,11 +168,10 @@ def test_a_server_gets_the_picture_the_text_and_the_schema() -> None:
     assert fields["response_format"]["json_schema"]["name"] == "choice"
 
 
-def test_a_request_is_bounded_in_pixels_and_bytes() -> None:
+def test_a_request_is_bounded_in_pixels_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openavs.models.vision_chat.MAX_BYTES", 20_000)
     with serving(lambda fields, number: completion("yes")) as server:
-        vision_server(server, max_pixels=1 << 18, max_bytes=20_000).answer(
-            [VisionRequest("s", "t", noise(1500, 3000), 7)]
-        )
+        vision_server(server, max_pixels=1 << 18).answer([VisionRequest("s", "t", noise(1500, 3000), 7)])
     jpeg, picture = sent_picture(server.requests[0])
     assert len(jpeg) <= 20_000 and picture.shape[0] * picture.shape[1] <= 1 << 18
     assert len(json.dumps(server.requests[0])) < 28_000

@@ -34,21 +34,18 @@ class BootstrapSample:
     figures: Callable[[Floats], dict[str, Floats]]
 
 
-def intervals(
-    sample: BootstrapSample, *, resamples: int = RESAMPLES, level: float = 0.95, seed: int = 0
-) -> dict[str, Interval]:
-    """Return the percentile interval of every figure; equal seeds give equal intervals.
+def intervals(sample: BootstrapSample, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
+    """Return the 95 % percentile interval of every figure; equal seeds give equal intervals.
 
     Resamples in which a figure is undefined (such as without any novel class) are left out of its interval. A figure
     that is never defined has no interval.
     """
     parts = [sample.figures(weights) for weights in _draws(sample.units, resamples, np.random.default_rng(seed))]
-    tails = (0.5 - level / 2, 0.5 + level / 2)
     found: dict[str, Interval] = {}
     for name in parts[0] if parts else ():
         values = np.concatenate([part[name] for part in parts])
         if (defined := values[~np.isnan(values)]).size:
-            low, high = np.quantile(defined, tails)
+            low, high = np.quantile(defined, (0.025, 0.975))
             found[name] = float(low), float(high)
     return found
 

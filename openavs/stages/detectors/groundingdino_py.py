@@ -43,7 +43,7 @@ from openavs.stages.detectors.grounding_dino import (
     load_tokenizer,
 )
 from openavs.utils.optional_deps import import_optional, stub_modules
-from openavs.utils.text import did_you_mean
+from openavs.utils.text import did_you_mean, first_line
 
 _NETWORK = "groundingdino.models.GroundingDINO.groundingdino"
 _BASE = "groundingdino.config.GroundingDINO_SwinT_OGC"  # the package's defaults, which a config.json overrides
@@ -172,8 +172,8 @@ def _build(package: ModuleType, settings: dict[str, Any], tokenizer: Any, bert: 
         with _replaced(package, BertModelWarper=lambda bert_model: bert_model, get_tokenlizer=loaders):
             network = package.build_groundingdino(SimpleNamespace(**settings))
     except (AssertionError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ModelError(f"the config.json of the model '{ref}' describes no network ({line}); correct it") from error
+        reason = first_line(error)
+        raise ModelError(f"the config.json of the model '{ref}' describes no network ({reason}); correct it") from error
     network.bert.pooler = None  # its output is unused
     network.tokenizer = _as_encoding
     return network

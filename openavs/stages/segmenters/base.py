@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from openavs.errors import InputError
-from openavs.structures.masks import RLE
 from openavs.structures.types import Box, Detection, ImageArray, Mask
 
 
@@ -16,30 +15,6 @@ class Segmenter(Protocol):
 
     def segment(self, images: Sequence[ImageArray], boxes: Sequence[Sequence[Box]]) -> list[list[Mask]]:
         """Return one list of masks per image, one mask per box, in the size of the image."""
-        ...
-
-
-@runtime_checkable
-class PointSegmenter(Protocol):
-    """Segments one object that points mark, as a person corrects a mask by clicks."""
-
-    def segment_points(
-        self,
-        image: ImageArray,
-        points: Sequence[tuple[float, float]],
-        labels: Sequence[bool],
-        box: Box | None = None,
-        mask: RLE | None = None,
-    ) -> list[Mask]:
-        """Return candidates for the mask, best first.
-
-        Args:
-            image: the image.
-            points: `(x, y)` in pixels of the image.
-            labels: True for a point that belongs to the object, False for one that does not.
-            box: the object's box.
-            mask: the mask before.
-        """
         ...
 
 

@@ -146,7 +146,14 @@ class BoxPromptSegmenter(ABC):
         box: Box | None = None,
         mask: RLE | None = None,
     ) -> list[Mask]:
-        """See `PointSegmenter.segment_points`: the single mask, then the three of an ambiguous prompt by their scores.
+        """Return masks of the object that points mark: the single mask, then the best of an ambiguous prompt.
+
+        Args:
+            image: the image.
+            points: `(x, y)` in pixels of the image.
+            labels: True for a point that belongs to the object, False for one that does not.
+            box: the object's box.
+            mask: the mask before.
 
         Raises:
             InputError: no points, or not one label for each.

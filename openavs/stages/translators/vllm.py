@@ -21,6 +21,7 @@ from openavs.models.generation import token_budget
 from openavs.models.hub import load_processor, resolve
 from openavs.stages.translators.chat import ChatRequest, ChatTranslator, check_at_least
 from openavs.stages.translators.llm import chat_tokenizer, tokenize_chat
+from openavs.utils.text import first_line
 
 
 class VllmTranslator(ChatTranslator):
@@ -85,9 +86,8 @@ class VllmTranslator(ChatTranslator):
         try:
             self.engine: Any = self._vllm.LLM(**options, **(engine or {}))
         except (ValueError, RuntimeError, TypeError, OSError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
             raise ModelError(
-                f"vLLM cannot load the model '{model}' ({reason}); see its log above, lower "
+                f"vLLM cannot load the model '{model}' ({first_line(error)}); see its log above, lower "
                 "'gpu_memory_utilization' or 'max_model_len', or use another translator"
             ) from error
 
