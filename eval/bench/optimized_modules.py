@@ -10,7 +10,7 @@ beside them. A ratio is the median over the repeats of the seconds of transforme
 same precision. An error is the root mean square of the difference from transformers in float32, relative to that of its
 output: the encoded image, which determines everything after it.
 
-`deformable` is the sampling of one layer, against `grid_sample` of transformers; `fusion` is the attention of one layer
+`deformable` is the sampling of one layer, against `grid_sample` of transformers; `fusion` is one layer
 between image and caption, `linear` one linear layer. `--size`: `small` networks, the published ones on `reduced` images
 (375 x 667 for the detector, 512 x 512 for the segmenters), or on images of their published size (`real`: 750 x 1333,
 1024 x 1024).
@@ -30,13 +30,13 @@ import torch
 from harness import argument_parser, print_figures, ratios, time_alternately, working_folder
 from transformers import AutoModelForZeroShotObjectDetection, GroundingDinoConfig, Sam2Model, SamModel
 from transformers.models.grounding_dino.modeling_grounding_dino import (
-    GroundingDinoBiMultiHeadAttention,
+    GroundingDinoFusionLayer,
     MultiScaleDeformableAttention,
 )
 from workloads import PROMPTS, SIZES, Size, save_models
 
 from openavs.models.ops.deformable_attention import build_layout, pad_levels, sample_values
-from openavs.models.ops.grounding_dino import FusionAttention
+from openavs.models.ops.grounding_dino import FusionLayer
 from openavs.models.ops.linear import OneDnnLinear
 from openavs.stages.detectors.grounding_dino import GroundingDinoDetector
 from openavs.stages.segmenters.sam import Sam2Segmenter, SamSegmenter
@@ -187,10 +187,10 @@ def linear(folder: Path, size: Size, image: ImageArray) -> dict[str, Forward]:
 def fusion(folder: Path, size: Size, image: ImageArray) -> dict[str, Forward]:
     """Apply the attention of one layer between an image and a caption of nine tokens."""
     torch.manual_seed(0)
-    library = GroundingDinoBiMultiHeadAttention(GroundingDinoConfig()).eval()
+    library = GroundingDinoFusionLayer(GroundingDinoConfig()).eval()
     cells = sum(-(-size.edges[0] // step) * -(-size.edges[1] // step) for step in (8, 16, 32, 64))
     inputs = (torch.randn(1, cells, 256), torch.randn(1, 9, 256), torch.zeros(1, cells, dtype=torch.bool))
-    ours = FusionAttention(library)
+    ours = FusionLayer(library)
     return {"library": lambda: library(*inputs)[0][0], "ours": lambda: ours(*inputs)[0][0]}
 
 

@@ -19,7 +19,7 @@ from torch.nn.functional import embedding_bag
 Size = tuple[int, int]  # cells: height, width
 # Queries per chunk: on a GPU; on one thread of a CPU, whose indices and weights then fit in the second-level cache; and
 # for each of several threads, which synchronize after every operation, so that larger chunks are faster.
-_GPU_CHUNK, _CACHED_CHUNK, _THREAD_CHUNK = 1 << 16, 256, 4096
+_GPU_CHUNK, _CACHED_CHUNK, _THREAD_CHUNK = 1 << 16, 512, 4096
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class SamplingLayout:
     across: int  # offset of the cell to the right
     limits: torch.Tensor  # [2, columns]: width, then height
     edges: torch.Tensor  # [levels, 2]: width and height
+    level_columns: torch.Tensor  # [levels, columns]: 1 where the column is of the level, else 0
 
 
 @lru_cache(maxsize=32)
@@ -67,6 +68,7 @@ def build_layout(sizes: tuple[Size, ...], heads: int, points: int, device: torch
         across=heads,
         limits=torch.stack([columns([size[axis] for size in sizes]).reshape(-1) for axis in (1, 0)]).to(device),
         edges=torch.tensor([size[::-1] for size in sizes], dtype=torch.float32).to(device),
+        level_columns=torch.stack([columns(row).reshape(-1) for row in torch.eye(len(sizes)).tolist()]).to(device),
     )
 
 
@@ -97,7 +99,7 @@ def sample_values(
     """
     queries, columns = weights.shape
     output = torch.empty((queries, heads, table.shape[1]), dtype=table.dtype, device=table.device)
-    step = _chunk_size(table.device)
+    step = chunk_size(table.device)
     entries = torch.empty((min(step, queries), heads, 4, columns // heads), dtype=torch.int32, device=table.device)
     shares = torch.empty_like(entries, dtype=torch.float32)
     for start in range(0, queries, step):
@@ -113,7 +115,8 @@ def sample_values(
     return output.flatten(1)
 
 
-def _chunk_size(device: torch.device) -> int:
+def chunk_size(device: torch.device) -> int:
+    """Return the number of queries to compute together."""
     if device.type != "cpu":
         return _GPU_CHUNK
     threads = torch.get_num_threads()

@@ -15,13 +15,27 @@ from torch import nn
 from torch.nn.functional import scaled_dot_product_attention, softmax
 from transformers.models.grounding_dino import modeling_grounding_dino as plain
 from transformers.models.mm_grounding_dino import modeling_mm_grounding_dino as mm
-from transformers.models.swin.modeling_swin import SwinMLP
+from transformers.models.swin.modeling_swin import SwinLayer as LibrarySwinLayer, SwinMLP
 
-from openavs.models.ops.deformable_attention import SamplingLayout, build_layout, pad_levels, sample_values
-from openavs.models.ops.linear import inference_linear, onednn_linear, replace_modules
+from openavs.models.ops.deformable_attention import (
+    SamplingLayout,
+    build_layout,
+    chunk_size,
+    pad_levels,
+    sample_values,
+)
+from openavs.models.ops.linear import (
+    FUSED_ACTIVATIONS,
+    FeedForward,
+    inference_linear,
+    onednn_linear,
+    replace_modules,
+)
+from openavs.models.ops.swin import SwinLayer
 
 _DEFORMABLE = (plain.GroundingDinoMultiscaleDeformableAttention, mm.MMGroundingDinoMultiscaleDeformableAttention)
-_FUSION = (plain.GroundingDinoBiMultiHeadAttention, mm.MMGroundingDinoBiMultiHeadAttention)
+_ENCODER_LAYERS = (plain.GroundingDinoDeformableLayer, mm.MMGroundingDinoDeformableLayer)
+_FUSION = (plain.GroundingDinoFusionLayer, mm.MMGroundingDinoFusionLayer)
 _TOKENS = (plain.GroundingDinoMultiheadAttention, mm.MMGroundingDinoMultiheadAttention)
 _FEED_FORWARD = (
     plain.GroundingDinoDeformableLayer,
@@ -30,7 +44,6 @@ _FEED_FORWARD = (
     mm.MMGroundingDinoDecoderLayer,
     SwinMLP,
 )
-_ACTIVATIONS = {"ReLU": "relu", "GELUActivation": "gelu"}  # by the name of their class
 # Modules that stay in float32: coordinates, the caption, and layers that write the residual stream.
 _EXACT = re.compile("bbox_embed|reference_points_head|text_|fusion_layer|enc_output|reduction")
 _MAX_CAPTIONS = 64  # cached features, 30 kB each
@@ -44,8 +57,18 @@ def optimize_grounding_dino(model: nn.Module, dtype: torch.dtype) -> None:
     """
     network: Any = model
     network.model.text_backbone = CachedTextEncoder(network.model.text_backbone)
+
+    def whole_layer(name: str, module: nn.Module) -> nn.Module | None:
+        if isinstance(module, LibrarySwinLayer):
+            return SwinLayer(module, dtype)
+        return EncoderLayer(module, dtype) if isinstance(module, _ENCODER_LAYERS) else None
+
+    if network.device.type == "cpu":
+        replace_modules(model, whole_layer)
     for module in model.modules():
-        if isinstance(module, _FEED_FORWARD) and (activation := _ACTIVATIONS.get(type(module.activation_fn).__name__)):
+        if isinstance(module, _FEED_FORWARD) and (
+            activation := FUSED_ACTIVATIONS.get(type(module.activation_fn).__name__)
+        ):
             module.fc1, module.activation_fn = inference_linear(module.fc1, dtype, activation), nn.Identity()
 
     def replacement(name: str, module: nn.Module) -> nn.Module | None:
@@ -53,7 +76,7 @@ def optimize_grounding_dino(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, _DEFORMABLE):
             return DeformableAttention(module, own_dtype)
         if isinstance(module, _FUSION):
-            return FusionAttention(module)
+            return FusionLayer(module)
         if isinstance(module, _TOKENS):
             return TokenAttention(module, own_dtype)
         return inference_linear(module, own_dtype) if type(module) is nn.Linear else None
@@ -117,88 +140,131 @@ class DeformableAttention(nn.Module):
         assert encoder_hidden_states is not None and reference_points is not None  # as the library always passes
         if position_embeddings is not None:
             hidden_states = hidden_states + position_embeddings
-        value: torch.Tensor = self.value(encoder_hidden_states)
-        if attention_mask is not None:
-            value = value.masked_fill_(~attention_mask[..., None], 0.0)
-        layout = build_layout(tuple(map(tuple, spatial_shapes_list)), self.heads, self.points, value.device)
+        tables, layout = self.tables(encoder_hidden_states, attention_mask, spatial_shapes_list)
+        images = zip(hidden_states, reference_points, tables, strict=True)
+        return torch.stack([self.attend(*image, layout) for image in images]), None
 
-        batch, queries, _channels = hidden_states.shape
-        projected = self.query(hidden_states).float().view(batch, queries, 3, -1)
-        positions = self._positions(projected[:, :, :2], reference_points.float(), layout)
-        weights = softmax(projected[:, :, 2].reshape(batch, queries, self.heads, -1), dim=-1).flatten(2)
-        tables = pad_levels(value, layout, self.heads)
-        mixed = [sample_values(*image, layout, self.heads) for image in zip(tables, positions, weights, strict=True)]
-        return self.output(torch.stack(mixed)), None
+    def tables(self, cells: torch.Tensor, mask: torch.Tensor | None, sizes: Any) -> tuple[torch.Tensor, SamplingLayout]:
+        """Return the values of a pyramid's cells `[B, S, C]`, see `pad_levels`; where the mask is False, they are 0."""
+        value: torch.Tensor = self.value(cells)
+        if mask is not None:
+            value = value.masked_fill_(~mask[..., None], 0.0)
+        layout = build_layout(tuple(map(tuple, sizes)), self.heads, self.points, value.device)
+        return pad_levels(value, layout, self.heads), layout
+
+    def attend(
+        self, queries: torch.Tensor, references: torch.Tensor, table: torch.Tensor, layout: SamplingLayout
+    ) -> torch.Tensor:
+        """Attend from queries `[Q, C]` around points or boxes `[Q, levels, 2 or 4]` to the table of an image."""
+        projected = self.query(queries).float().view(len(queries), 3, -1)
+        weights = softmax(projected[:, 2].view(len(queries), self.heads, -1), dim=-1).flatten(1)
+        positions = self._positions(projected[:, :2], references.float(), layout)
+        output: torch.Tensor = self.output(sample_values(table, positions, weights, layout, self.heads))
+        return output
 
     def _positions(self, offsets: torch.Tensor, references: torch.Tensor, layout: SamplingLayout) -> torch.Tensor:
-        """Convert offsets `[B, Q, 2, columns]` and points or boxes `[B, Q, levels, 2 or 4]` to positions in cells."""
-        centers = (references[..., :2] * layout.edges - 0.5).transpose(2, 3)[:, :, :, None, :, None]
-        offsets = offsets.reshape(*offsets.shape[:3], self.heads, self.levels, self.points)
+        """Convert offsets `[Q, 2, columns]` and points or boxes `[Q, levels, 2 or 4]` to positions in cells."""
+
+        def by_column(by_level: torch.Tensor) -> torch.Tensor:  # [Q, levels, 2] to [Q, 2, columns]
+            return by_level.transpose(1, 2) @ layout.level_columns
+
+        centers = by_column(references[..., :2] * layout.edges - 0.5)
         if references.shape[-1] == 4:  # offsets are relative to half a box
-            offsets = (
-                offsets
-                * (references[..., 2:] * layout.edges * (0.5 / self.points)).transpose(2, 3)[:, :, :, None, :, None]
-            )
-        return (offsets + centers).flatten(3)
+            offsets = offsets * by_column(references[..., 2:] * layout.edges * (0.5 / self.points))
+        return centers.add_(offsets)
 
 
-class FusionAttention(nn.Module):
+class EncoderLayer(nn.Module):
+    """Deformable attention among the cells of an image, then a feed-forward network, for CPUs.
+
+    Once the values of the pyramid are known, every cell is computed alone. Some cells take all steps together, so that
+    what is between the steps stays in the cache.
+    """
+
+    def __init__(self, library: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.attention = DeformableAttention(library.self_attn, dtype)
+        self.feed_forward = FeedForward(library.fc1, library.fc2, library.activation_fn, dtype)
+        self.norm, self.final_norm = library.self_attn_layer_norm, library.final_layer_norm
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_embeddings: torch.Tensor,
+        reference_points: torch.Tensor,
+        spatial_shapes_list: Any,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Transform cells `[B, S, C]`; arguments as in the library."""
+        tables, layout = self.attention.tables(hidden_states, attention_mask, spatial_shapes_list)
+        output, step = torch.empty_like(hidden_states), chunk_size(hidden_states.device)
+        tensors = (hidden_states, position_embeddings, reference_points, output)
+        for image, table in enumerate(tables):
+            parts = zip(*(torch.split(tensor[image], step) for tensor in tensors), strict=True)
+            for cells, places, references, written in parts:
+                mixed = self.norm(cells + self.attention.attend(cells + places, references, table, layout))
+                written.copy_(self.final_norm(mixed + self.feed_forward(mixed)))
+        return output, None
+
+
+class FusionLayer(nn.Module):
     """Attention between the cells of an image and the tokens of a caption, in both directions, in float32.
 
     The library projects every cell to 1024 channels three times. Here the matrix products are reordered: a head's
     scores `(X Wq + bq) K'` are `X (Wq K') + bq K'`, with a matrix as narrow as the caption, and since the weights `P`
     of a row sum to one, `P (X Wv + bv)` is `(P X) Wv + bv`. A cell is then multiplied with heads x tokens columns, 40
-    for a short caption. The library's shift and clamp of the scores do not change the softmax.
+    for a short caption. The library's shift and clamp of the scores do not change the softmax. Scale and bias of the
+    output are part of the narrow matrix, too, so that one product adds everything to the cells.
     """
 
     def __init__(self, library: Any) -> None:
         super().__init__()
-        self.heads, self.scale = library.num_heads, library.scale
-        self.query: nn.Linear = library.vision_proj
-        self.key: nn.Linear = library.text_proj
-        self.cell_value: nn.Linear = library.values_vision_proj
-        self.token_value: nn.Linear = library.values_text_proj
-        self.cell_output: nn.Linear = library.out_vision_proj
-        self.token_output: nn.Linear = library.out_text_proj
+        attention = library.attn
+        self.heads, self.scale = attention.num_heads, attention.scale
+        self.cell_norm, self.token_norm = library.layer_norm_vision, library.layer_norm_text
+        self.cell_scale, self.token_scale = library.vision_param, library.text_param
+        self.query: nn.Linear = attention.vision_proj
+        self.key: nn.Linear = attention.text_proj
+        self.cell_value: nn.Linear = attention.values_vision_proj
+        self.token_value: nn.Linear = attention.values_text_proj
+        self.cell_output: nn.Linear = attention.out_vision_proj
+        self.token_output: nn.Linear = attention.out_text_proj
 
     def forward(
         self,
         vision_features: torch.Tensor,
         text_features: torch.Tensor,
-        vision_attention_mask: torch.Tensor,
-        text_attention_mask: torch.Tensor | None = None,
+        attention_mask_vision: torch.Tensor,
+        attention_mask_text: torch.Tensor | None = None,
     ) -> tuple[tuple[torch.Tensor, None], tuple[torch.Tensor, None]]:
         """Update cells `[B, N, C]` and tokens `[B, T, C]`; masks are True for padding."""
-        no_token = [None] * len(text_features) if text_attention_mask is None else text_attention_mask
-        images = zip(vision_features, text_features, vision_attention_mask, no_token, strict=True)
-        cells, tokens = zip(*(self._fuse(*image) for image in images), strict=True)
-        return (torch.stack(cells), None), (torch.stack(tokens), None)
+        cells, tokens = self.cell_norm(vision_features), self.token_norm(text_features)
+        no_token = [None] * len(tokens) if attention_mask_text is None else attention_mask_text
+        images = zip(cells, tokens, attention_mask_vision, no_token, strict=True)
+        found = torch.stack([self._fuse(*image) for image in images])
+        return (cells, None), (tokens + self.token_scale * found, None)
 
     def _fuse(
         self, cells: torch.Tensor, tokens: torch.Tensor, no_cell: torch.Tensor, no_token: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the outputs `[N, C]` and `[T, C]` of cells `[N, C]` and tokens `[T, C]`."""
+    ) -> torch.Tensor:
+        """Add what cells `[N, C]` find in tokens `[T, C]` in place; return what the tokens find, `[T, C]`."""
         keys = self._heads(self.key(tokens)) * self.scale  # [h, T, D]
         narrow = keys @ self._heads(self.query.weight.t()).transpose(1, 2)  # [h, T, C]
         shift = keys @ self._heads(self.query.bias[None]).transpose(1, 2)
-        scores = onednn_linear(cells, narrow.flatten(0, 1), shift.flatten()).view(
-            len(cells), self.heads, -1
-        )  # [N, h, T]
+        scores = onednn_linear(cells, narrow.flatten(0, 1), shift.flatten()).t().contiguous()  # [h * T, N]
+        scores = scores.view(self.heads, -1, len(cells))
 
-        to_tokens = scores.permute(1, 2, 0).contiguous()  # [h, T, N]
-        to_tokens.masked_fill_(no_cell, float("-inf"))
-        means = (softmax(to_tokens, dim=-1).flatten(0, 1) @ cells).view(*to_tokens.shape[:2], -1)  # [h, T, C]
-        gathered = means @ self._heads(self.cell_value.weight.t()) + self._heads(
-            self.cell_value.bias[None]
-        )  # [h, T, D]
-        to_cells = scores if no_token is None else scores.masked_fill_(no_token, float("-inf"))
-        values = self._heads(self.token_value(tokens)) @ self._heads(self.cell_output.weight).transpose(
-            1, 2
-        )  # [h, T, C]
-        output = onednn_linear(
-            softmax(to_cells, dim=-1).flatten(1), values.flatten(0, 1).t().contiguous(), self.cell_output.bias
-        )
-        return output, self.token_output(gathered.transpose(0, 1).flatten(1))
+        to_tokens = softmax(scores.masked_fill(no_cell, float("-inf")), dim=-1).flatten(0, 1)
+        means = (to_tokens @ cells).view(*scores.shape[:2], -1)  # [h, T, C]
+        gathered = means @ self._heads(self.cell_value.weight.t()) + self._heads(self.cell_value.bias[None])
+        if no_token is not None:
+            scores.masked_fill_(no_token[:, None], float("-inf"))
+        values = self._heads(self.token_value(tokens)) @ self._heads(self.cell_output.weight).transpose(1, 2)
+        values[0] += self.cell_output.bias  # once, since a head's weights sum to one
+        cells.addmm_(softmax(scores, dim=1).flatten(0, 1).t(), (values * self.cell_scale).flatten(0, 1))
+        output: torch.Tensor = self.token_output(gathered.transpose(0, 1).flatten(1))
+        return output
 
     def _heads(self, features: torch.Tensor) -> torch.Tensor:
         """Reshape `[N, h * D]` to `[h, N, D]`."""

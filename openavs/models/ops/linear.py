@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import gelu, linear, relu
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"none": lambda x: x, "relu": relu, "gelu": gelu}
+FUSED_ACTIVATIONS = {"ReLU": "relu", "GELUActivation": "gelu"}  # by the name of their class
 _TINY = 1e-30  # least scale, of constant inputs and weights
 _CACHED_INPUTS = 1 << 18  # values that are quantized together: 1 MB of float32, the second-level cache
 _MIN_ROWS = 16  # of inputs; with fewer, oneDNN is not faster
@@ -88,6 +89,21 @@ def _quantize(rows: torch.Tensor, low: float, high: float) -> tuple[torch.Tensor
         part = rows[start : start + step].float()
         values[start : start + step] = torch.mul(part, 1 / scale).round_().add_(zero).clamp_(0, _INPUT_LEVELS)
     return values, scale, zero
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation between them, which is fused with the first if its kernel has it."""
+
+    def __init__(self, first: nn.Linear, last: nn.Linear, activation: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        fused = FUSED_ACTIVATIONS.get(type(activation).__name__)
+        self.first, self.last = inference_linear(first, dtype, fused or "none"), inference_linear(last, dtype)
+        self.activation = nn.Identity() if fused else activation
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Transform `[..., C]`."""
+        output: torch.Tensor = self.last(self.activation(self.first(inputs)))
+        return output
 
 
 def inference_linear(

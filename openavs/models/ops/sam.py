@@ -18,7 +18,7 @@ from transformers.models.sam.modeling_sam import SamVisionLayer
 from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2MultiScaleAttention
 from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionLayer
 
-from openavs.models.ops.linear import inference_linear, replace_modules
+from openavs.models.ops.linear import FeedForward, inference_linear, replace_modules
 
 # Attention scores per chunk. On one thread: 1 MB of float32, the second-level cache; 2 MB of bfloat16, whose products
 # are fast, so that a smaller chunk spends its time on copying the keys. For each of several threads, which synchronize
@@ -72,24 +72,6 @@ def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
         return inference_linear(module) if type(module) is nn.Linear else None
 
     replace_modules(encoder, replacement)
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with an activation between them."""
-
-    def __init__(self, first: Any, last: Any, activation: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        fused = type(activation).__name__ == "GELUActivation"
-        self.first, self.last = (
-            inference_linear(first, dtype, "gelu" if fused else "none"),
-            inference_linear(last, dtype),
-        )
-        self.activation = nn.Identity() if fused else activation
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Transform `[..., C]`."""
-        output: torch.Tensor = self.last(self.activation(self.first(inputs)))
-        return output
 
 
 class OptimizedSamLayer(nn.Module):

@@ -14,7 +14,8 @@ from openavs.models.ops import grounding_dino as lean
 from openavs.models.ops.grounding_dino import (
     CachedTextEncoder,
     DeformableAttention,
-    FusionAttention,
+    EncoderLayer,
+    FusionLayer,
     TokenAttention,
     optimize_grounding_dino,
 )
@@ -60,15 +61,39 @@ def test_deformable_attention(library: Any, coordinates: int, padded: bool) -> N
 
 
 @pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("together", [50, 4096])
+@torch.inference_mode()
+def test_encoder_layer(library: Any, padded: bool, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openavs.models.ops.grounding_dino.chunk_size", lambda device: together)
+    theirs = library.model.encoder.layers[0].deformable_layer
+    mask = torch.ones(2, CELLS, dtype=torch.bool)
+    if padded:
+        mask[1, 100:] = False
+    asked = {
+        "hidden_states": random(2, CELLS, WIDTH),
+        "attention_mask": mask,
+        "position_embeddings": random(2, CELLS, WIDTH, seed=1),
+        "reference_points": random(2, CELLS, len(SIZES), 2, seed=3).sigmoid(),
+        "spatial_shapes": torch.tensor(SIZES),
+        "spatial_shapes_list": SIZES,
+    }
+    ours, _ = EncoderLayer(theirs, torch.float32)(**asked)
+    assert torch.allclose(ours, theirs(**asked)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
 @torch.inference_mode()
 def test_fusion_both_ways(library: Any, padded: bool) -> None:
-    theirs = library.model.encoder.layers[0].fusion_layer.attn
+    theirs = copy.deepcopy(library.model.encoder.layers[0].fusion_layer)
+    for number, scale in enumerate((theirs.vision_param, theirs.text_param)):
+        scale.copy_(random(WIDTH, seed=number))  # they are initialized with 1e-4
+    theirs.attn.out_vision_proj.bias.copy_(random(WIDTH))
     no_cell, no_token = torch.zeros(2, CELLS, dtype=torch.bool), torch.zeros(2, 9, dtype=torch.bool)
     if padded:
         no_cell[1, 200:], no_token[0, 7:] = True, True
     asked = (random(2, CELLS, WIDTH), random(2, 9, WIDTH, seed=1), no_cell, no_token)
-    (vision, _), (text, _) = FusionAttention(theirs)(*asked)
     (their_vision, _), (their_text, _) = theirs(*asked)
+    (vision, _), (text, _) = FusionLayer(theirs)(*asked)
     assert torch.allclose(vision, their_vision, atol=1e-5) and torch.allclose(text, their_text, atol=1e-5)
 
 
@@ -133,7 +158,7 @@ def test_eight_bits_are_near_the_library(library: Any) -> None:
     quantized = copy.deepcopy(library)
     optimize_grounding_dino(quantized, torch.qint8)
     eight = {name for name, module in quantized.named_modules() if isinstance(module, Int8Linear)}
-    assert any("encoder.layers.0" in name and "fc1" in name for name in eight) and not any(
+    assert any("encoder.layers.0" in name and "feed_forward" in name for name in eight) and not any(
         "bbox_embed" in name for name in eight
     )
     ours, exact = quantized(**question(library)), library(**question(library))
