@@ -225,7 +225,11 @@ def first_error(error: ValidationError, model: type[BaseModel], example: str) ->
         return f"{key!r} must be {words} {found['ctx'][bound]:g}, not {given}"
     if found["type"] == "literal_error":
         return f"{key!r} must be one of {found['ctx']['expected']}, not {given}"
-    quote = "; write it in quotes" if found["type"] == "string_type" and _is_scalar(found["input"]) else ""
+    quote = (
+        "; write it in quotes"
+        if found["type"] == "string_type" and isinstance(found["input"], bool | int | float)
+        else ""
+    )
     return f"{key!r} must be {_EXPECTED.get(found['type'], found['msg'])}, not {given}{quote}"
 
 
@@ -253,10 +257,6 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next(filter(None, map(section_of, typing.get_args(annotation))), None)
-
-
-def _is_scalar(value: Any) -> bool:
-    return isinstance(value, bool | int | float)
 
 
 def _fields(model: type[BaseModel], path: Iterable[str | int]) -> list[str]:

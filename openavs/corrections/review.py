@@ -123,12 +123,11 @@ def assess(result: ClipResult) -> ReviewItem:
             counts[kind, phrase] += 1
             weights[kind, phrase] += WEIGHTS[kind]
     order = sorted(counts, key=lambda key: (-weights[key], key))
-    reasons = (f"{_SENTENCES[kind].format(phrase=phrase)} ({_frames(counts[kind, phrase])})" for kind, phrase in order)
+    reasons = (
+        f"{_SENTENCES[kind].format(phrase=phrase)} ({pluralize(counts[kind, phrase], 'frame')})"
+        for kind, phrase in order
+    )
     return ReviewItem(result.clip, round(total / max(len(audible), 1), 4), tuple(reasons), len(result.corrections))
-
-
-def _frames(count: int) -> str:
-    return pluralize(count, "frame")
 
 
 def _threshold(recipe: Mapping[str, Any]) -> float:

@@ -15,19 +15,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from matplotlib.text import Annotation
-
-
-from typing import TYPE_CHECKING
-
 from openavs.structures.types import ClipResult
 from openavs.visualization.colors import palette_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 WIDTH, HEIGHT = 360.0, 250.0  # units of the SVG file: readable at the width of a phone
 INK, QUIET, GRID, PAPER = "#1d2129", "#5d6470", "#dfe1e5", "#fffffe"

@@ -98,9 +98,8 @@ class ReferringMetrics(Metric):
             slices = np.split(weights, ends[:-1], axis=1)
             with np.errstate(invalid="ignore", divide="ignore"):  # a resample may lack a part
                 found = [part.figures(own) for part, own in zip(parts, slices, strict=False)]
-            j, f = (
-                np.stack([own[name] for own in found], axis=1) if found else _none(weights) for name in ("miou", "f")
-            )
+            empty = np.full((len(weights), 0), np.nan)
+            j, f = (np.stack([own[name] for own in found], axis=1) if found else empty for name in ("miou", "f"))
             s = null.figures(slices[-1])["s"] if null.units else np.full(len(weights), np.nan)
             return _figures(j, f, s)
 
@@ -144,10 +143,6 @@ class ReferringMetrics(Metric):
         column = 0 if protocol == "official" else 2
         s = np.sqrt(ratio(counts[:, column], counts[:, column + 1]))
         return BootstrapSample(len(s), lambda weights: {"s": ratio(weights @ s, weights.sum(axis=1))})
-
-
-def _none(weights: Floats) -> Floats:
-    return np.full((len(weights), 0), np.nan)
 
 
 def _figures(j: Floats, f: Floats, s: Floats) -> dict[str, Floats]:

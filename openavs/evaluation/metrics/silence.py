@@ -81,7 +81,7 @@ class EmptyFrameMetrics:
         self._all.update(marked, empty)
         audio = _read_audio(clip)
         if audio is not None:
-            quiet = np.array([_dbfs_of_second(audio, second) < SILENT_DBFS for second in clip.annotated])
+            quiet = np.array([audio.cut(second, second + 1).dbfs < SILENT_DBFS for second in clip.annotated])
             self._silent.update(marked, empty & quiet)
             self._offscreen.update(marked, empty & ~quiet)
 
@@ -99,11 +99,6 @@ class EmptyFrameMetrics:
         if self._classes or predicted.dtype == np.bool_:
             return 0
         return 127 if predicted.dtype == np.uint8 else 0.5
-
-
-def _dbfs_of_second(audio: Waveform, second: int) -> float:
-    """The level of a frame's second in dBFS; there is silence after the end of the audio."""
-    return audio.cut(second, second + 1).dbfs
 
 
 def _read_audio(clip: BenchmarkClip) -> Waveform | None:

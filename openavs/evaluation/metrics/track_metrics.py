@@ -87,7 +87,9 @@ class TrackMetrics:
         full = clip.without_empty()
         sums = fsla_sums(full)
         fixed.add(full, sums, None)
-        own = [full.shown[:, [i for i, t in enumerate(full.truth) if t.category == c]] for c in self._categories()]
+        own = [
+            full.shown[:, [i for i, t in enumerate(full.truth) if t.category == c]] for c in range(1, len(self.classes))
+        ]
         self._shown.append(np.array([shown.any(axis=1).sum() for shown in own]))
         self.frames += frames
         return float(sums[:, 1:].sum() / (frames * len(ALPHAS)))
@@ -136,9 +138,6 @@ class TrackMetrics:
             return None
         means = dict(zip(_PARTS, parts[:, 0, held[0]].mean(axis=1), strict=True))
         return {"threshold": list(ALPHAS)} | {name: means[name].tolist() for name in ("hota", "det_a", "ass_a")}
-
-    def _categories(self) -> range:
-        return range(1, len(self.classes))
 
     def _hota(self, protocol: Protocol, weights: Floats) -> dict[str, Floats]:
         scores, held = self._counts[protocol].hota(weights)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,26 +29,6 @@ from openavs.stages.trackers.iou import match_tracks
 from openavs.structures.association import IouMatrix
 from openavs.structures.masks import RLE, mask_to_rle, rle_iou, rle_to_mask
 from openavs.structures.types import ImageArray, Rejection, Segment, TrackedFrame
-
-
-class MaskPropagator(Protocol):
-    """A model that propagates one mask through frames. The memory object is opaque.
-
-    `step` counts the frames that were passed to the model. A memory is used for neighboring steps only, forward or
-    (from its first frame) backward.
-    """
-
-    def init_track(self, step: int, image: ImageArray, mask: RLE) -> Any:
-        """Create a memory for the object under a mask."""
-        ...
-
-    def propagate(self, memory: Any, step: int, image: ImageArray, backward: bool = False) -> tuple[RLE, float]:
-        """Return the object's mask in the next frame, empty if hidden or gone, and its presence score in [0, 1]."""
-        ...
-
-    def correct(self, memory: Any, step: int, image: ImageArray, mask: RLE) -> None:
-        """Replace the propagated mask of a frame by the mask that was found there."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +97,7 @@ _Propagated = dict[_Track, tuple[RLE, float]]
 
 
 def propagate_tracks(
-    propagator: MaskPropagator, frames: Iterable[TrackedFrame], config: TrackerConfig
+    propagator: MemoryPropagator, frames: Iterable[TrackedFrame], config: TrackerConfig
 ) -> Iterator[TrackedFrame]:
     """Track the objects of one clip; see `Tracker.track`."""
     tracks = _TrackManager(propagator, config)
@@ -133,7 +113,7 @@ def propagate_tracks(
 class _TrackManager:
     """The tracks of one clip."""
 
-    def __init__(self, propagator: MaskPropagator, config: TrackerConfig) -> None:
+    def __init__(self, propagator: MemoryPropagator, config: TrackerConfig) -> None:
         self.propagator, self.config = propagator, config
         self.tracks: list[_Track] = []
         self.next_id = 0
@@ -254,7 +234,10 @@ class MemoryFeatures:
 
 
 class MemoryPropagator:
-    """`propagation.MaskPropagator` over a SAM video model.
+    """Propagates one mask through frames with a SAM video model. A memory is a session of the model.
+
+    `step` counts the frames that were passed to the model. A memory is used for neighboring steps only, forward or
+    (from its first frame) backward. An object that is hidden or gone has an empty mask.
 
     Args:
         model: a Sam2VideoModel or Sam3TrackerVideoModel, in float32.
