@@ -44,6 +44,8 @@ class JobProgress:
         manifest: Its manifest.
         numbers: The shards of this run.
         about: Entries of `run.json`: `command`, `executor`, `source`, `root`.
+
+    Attributes:
         on_change: Called after every change with the progress.
         on_clip: Called with the event of every finished clip.
 
@@ -51,17 +53,10 @@ class JobProgress:
     completed them. Setting `stop` ends the run after the clips under way.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        manifest: Manifest,
-        numbers: Sequence[int],
-        about: Mapping[str, Any],
-        on_change: Callable[[JobProgress], None] = lambda progress: None,
-        on_clip: Callable[[ClipFinished], None] = lambda done: None,
-    ) -> None:
+    def __init__(self, job: Job, manifest: Manifest, numbers: Sequence[int], about: Mapping[str, Any]) -> None:
         self.job, self.manifest, self.numbers = job, manifest, numbers
-        self.on_change, self.on_clip = on_change, on_clip
+        self.on_change: Callable[[JobProgress], None] = lambda progress: None
+        self.on_clip: Callable[[ClipFinished], None] = lambda done: None
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.rejected: Counter[str] = Counter()
