@@ -19,7 +19,7 @@ from openavs.evaluation.datasets.base import BenchmarkClip, Dataset, Masks, Task
 from openavs.evaluation.datasets.tables import S4_CATEGORIES
 from openavs.evaluation.metrics.bootstrap import Interval, intervals
 from openavs.evaluation.metrics.functional import Figures, Protocol, check_protocol
-from openavs.evaluation.metrics.metrics import Metric, Row, make_metric
+from openavs.evaluation.metrics.metrics import ClipFacts, Metric, Row, make_metric
 from openavs.evaluation.metrics.silence import EmptyFrameMetrics
 from openavs.evaluation.metrics.track_metrics import TrackMetrics
 from openavs.evaluation.metrics.twins import TwinsMetrics
@@ -185,7 +185,7 @@ def score(
     with closing(prefetch(map(read, clips), depth=1)) as masks:  # decoding PNG files is half of the time
         for done, (clip, truth, predicted, published) in enumerate(masks, start=1):
             try:
-                own = metric.update(predicted, truth, published=published, names=table_names(clip), clip=clip)
+                own = metric.update(predicted, truth, ClipFacts(published, table_names(clip), clip))
             except InputError as error:
                 raise InputError(f"clip {clip.id}: {error}") from error
             rows.append({"id": clip.id, "group": clip.group, "frames": len(truth), "score": own.score, "f": own.f})

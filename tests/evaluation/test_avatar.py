@@ -16,6 +16,7 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.evaluator import evaluate
 from openavs.evaluation.metrics.localization import LocalizationMetrics
+from openavs.evaluation.metrics.metrics import ClipFacts
 from openavs.evaluation.predictor import Predictor
 from openavs.structures.masks import mask_to_rle
 from openavs.structures.types import Clip, ClipResult, FrameResult
@@ -73,7 +74,7 @@ def test_figures_equal_the_published_formulas_on_random_maps() -> None:
                 ious.append((marked & truth[k]).sum() / (truth[k].sum() + (marked & ~truth[k]).sum()))
             if "Off-Screen" in kind:
                 negatives.append(((~marked & ~truth[k]).sum(), (~truth[k]).sum()))
-        metric.update(maps, truth, clip=BenchmarkClip(name, "test", (), Path(), (), ()))
+        metric.update(maps, truth, ClipFacts(clip=BenchmarkClip(name, "test", (), Path(), (), ())))
     found = metric.compute("official")
     reached = [np.mean(np.array(ious) >= 0.05 * i) for i in range(21)]
     assert found["ciou"] == pytest.approx(np.mean(ious), abs=1e-9)

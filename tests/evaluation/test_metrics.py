@@ -24,6 +24,7 @@ from openavs.evaluation.metrics.functional import (
 )
 from openavs.evaluation.metrics.metrics import (
     BinaryMetrics,
+    ClipFacts,
     Metric,
     OpenVocabularyMetrics,
     SemanticMetrics,
@@ -173,7 +174,7 @@ def test_reset_removes_all_clips(task: Any) -> None:
     def update(metric: Metric) -> Any:
         for seed in range(3):
             probability, truth = clip_of(seed) if task == "binary" else labels_of(seed, 71)
-            metric.update(probability, truth, names=("dog",))
+            metric.update(probability, truth, ClipFacts(names=("dog",)))
         results = [metric.sample("fixed").figures(np.ones((1, 3))), metric.compute("official"), metric.per_class()]
         return repr((results, metric.curve(), metric.frames))
 

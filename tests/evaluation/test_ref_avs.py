@@ -17,6 +17,7 @@ from openavs.evaluation.benchmark import open_dataset
 from openavs.evaluation.datasets.base import BenchmarkClip
 from openavs.evaluation.datasets.mask_io import interpolate_linear
 from openavs.evaluation.evaluator import evaluate
+from openavs.evaluation.metrics.metrics import ClipFacts
 from openavs.evaluation.metrics.referring import ReferringMetrics
 from openavs.evaluation.predictor import Predictor
 from openavs.evaluation.scorer import score
@@ -168,7 +169,7 @@ def test_figures_equal_the_published_formulas_on_random_predictions() -> None:
             truth[0] = False
             clip = BenchmarkClip(f"{split}{i}", split, (), Path(), (), ())
             truths[clip.id] = truth
-            metric.update(predicted, truth, published=predicted, clip=clip, names=("thing",))
+            metric.update(predicted, truth, ClipFacts(predicted, ("thing",), clip))
             values[split].append((predicted.astype(np.float32) / np.float32(255), truth))
 
     def batches(split: str, size: int) -> list[tuple[Array, Array]]:

@@ -18,7 +18,7 @@ import numpy as np
 from openavs.evaluation.datasets.base import BenchmarkClip, Masks
 from openavs.evaluation.metrics.bootstrap import BootstrapSample, intervals
 from openavs.evaluation.metrics.functional import Figures, Floats, Protocol, check_protocol, ratio, to_figures
-from openavs.evaluation.metrics.metrics import ClipScore, Metric, Row
+from openavs.evaluation.metrics.metrics import NO_FACTS, ClipFacts, ClipScore, Metric, Row
 from openavs.structures.types import BoolMask
 
 TASKS = ("Single-Sound", "Mixed-Sound", "Multi-Entity")
@@ -42,18 +42,10 @@ class LocalizationMetrics(Metric):
         super().reset()
         self._sums: dict[str, list[Floats]] = {protocol: [] for protocol in LOWEST}
 
-    def update(
-        self,
-        predicted: Masks,
-        truth: Masks,
-        *,
-        published: Masks | None = None,
-        names: Sequence[str] = (),
-        clip: BenchmarkClip | None = None,
-    ) -> ClipScore:
+    def update(self, predicted: Masks, truth: Masks, facts: ClipFacts = NO_FACTS) -> ClipScore:
         """Add one clip; see `Metric.update`. The clip is needed for its tasks."""
-        assert clip is not None
-        tasks = self._read(clip)
+        assert facts.clip is not None
+        tasks = self._read(facts.clip)
         self.frames += len(truth)
         for protocol, lowest in LOWEST.items():
             frames = zip(predicted >= lowest, truth, tasks, strict=True)

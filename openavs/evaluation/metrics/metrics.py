@@ -61,6 +61,23 @@ class ClipScore(NamedTuple):
     f: float | None
 
 
+class ClipFacts(NamedTuple):
+    """Facts of a clip for metrics that depend on more than its masks.
+
+    Attributes:
+        published: the prediction as the published code samples it, if that differs.
+        names: rows of the per-class table that the clip counts in; label maps have their classes instead.
+        clip: the clip.
+    """
+
+    published: Masks | None = None
+    names: Sequence[str] = ()
+    clip: BenchmarkClip | None = None
+
+
+NO_FACTS = ClipFacts()
+
+
 class Metric(ABC):
     """Accumulates the clips of one task."""
 
@@ -73,23 +90,13 @@ class Metric(ABC):
         self.frames = 0
 
     @abstractmethod
-    def update(
-        self,
-        predicted: Masks,
-        truth: Masks,
-        *,
-        published: Masks | None = None,
-        names: Sequence[str] = (),
-        clip: BenchmarkClip | None = None,
-    ) -> ClipScore:
+    def update(self, predicted: Masks, truth: Masks, facts: ClipFacts = NO_FACTS) -> ClipScore:
         """Add one clip and return its own scores.
 
         Args:
             predicted: `[T, H, W]`, annotated frames only: probabilities (see `frame_j`) or label maps.
             truth: `[T, H, W]`, bool or label maps.
-            published: the prediction as the published code samples it, if that differs from `predicted`.
-            names: rows of the per-class table that the clip counts in; label maps have their classes instead.
-            clip: the clip, for metrics that depend on more than its masks.
+            facts: for metrics that depend on more than the masks.
         """
 
     @abstractmethod
@@ -166,15 +173,7 @@ class BinaryMetrics(Metric):
         self._clip_names: list[Sequence[str]] = []
         self._clip_curves = bytearray()
 
-    def update(
-        self,
-        predicted: Masks,
-        truth: Masks,
-        *,
-        published: Masks | None = None,
-        names: Sequence[str] = (),
-        clip: BenchmarkClip | None = None,
-    ) -> ClipScore:
+    def update(self, predicted: Masks, truth: Masks, facts: ClipFacts = NO_FACTS) -> ClipScore:
         """Add one clip; see `Metric.update`."""
         found = clip_curves(predicted, truth, self.threshold)
         j, j_sounding = float(found.j.sum()), float(found.j[found.sounding].sum())
@@ -195,7 +194,7 @@ class BinaryMetrics(Metric):
             self._batches.append(self._batch_scores())
             self._start_batch()
         self._clip_sums.append((j, frames, j_sounding, sounding))
-        self._clip_names.append(names)
+        self._clip_names.append(facts.names)
         self._clip_curves += found.curves[:, 0].sum(axis=0, dtype=np.float32).tobytes()
         return ClipScore(j / frames, found.f)
 
@@ -283,15 +282,7 @@ class SemanticMetrics(Metric):
         self._padded: list[int] = []  # per clip
         self._clip_sums: list[npt.NDArray[np.float32]] = []  # `[4, classes]`: IoU, F, held, shown
 
-    def update(
-        self,
-        predicted: Masks,
-        truth: Masks,
-        *,
-        published: Masks | None = None,
-        names: Sequence[str] = (),
-        clip: BenchmarkClip | None = None,
-    ) -> ClipScore:
+    def update(self, predicted: Masks, truth: Masks, facts: ClipFacts = NO_FACTS) -> ClipScore:
         """Add one clip of label maps, without padded frames; see `Metric.update`."""
         found = clip_class_sums(predicted, truth, len(self.classes))
         self._iou += found.iou
@@ -356,17 +347,10 @@ class OpenVocabularyMetrics(Metric):
         # Per clip `[4, classes]`: hit, predicted and true pixels, frames that show the class.
         self._clip_areas: dict[Protocol, list[npt.NDArray[np.int32]]] = {protocol: [] for protocol in protocols}
 
-    def update(
-        self,
-        predicted: Masks,
-        truth: Masks,
-        *,
-        published: Masks | None = None,
-        names: Sequence[str] = (),
-        clip: BenchmarkClip | None = None,
-    ) -> ClipScore:
+    def update(self, predicted: Masks, truth: Masks, facts: ClipFacts = NO_FACTS) -> ClipScore:
         """Add one clip of label maps; see `Metric.update`."""
         found = clip_class_areas(predicted, truth, len(self.classes))
+        published = facts.published
         official = found if published is None else clip_class_areas(published, truth, len(self.classes))
         for protocol, total in self._areas.items():
             counts = official if protocol == "official" else found

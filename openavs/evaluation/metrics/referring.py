@@ -12,7 +12,7 @@ model answered "null"; OmniAVS has the boundary F of DAVIS, and counts an empty 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from openavs.evaluation.metrics.functional import (
     ratio,
     to_figures,
 )
-from openavs.evaluation.metrics.metrics import BinaryMetrics, ClipScore, Metric, Row
+from openavs.evaluation.metrics.metrics import NO_FACTS, BinaryMetrics, ClipFacts, ClipScore, Metric, Row
 
 NULL = "test_n"
 NAMES = {"test_s": "seen objects", "test_u": "unseen objects", NULL: "null expressions"}
@@ -56,18 +56,11 @@ class ReferringMetrics(Metric):
         self._null: list[tuple[int, int, int, int]] = []
         self._null_frames = 0
 
-    def update(
-        self,
-        predicted: Masks,
-        truth: Masks,
-        *,
-        published: Masks | None = None,
-        names: Sequence[str] = (),
-        clip: BenchmarkClip | None = None,
-    ) -> ClipScore:
+    def update(self, predicted: Masks, truth: Masks, facts: ClipFacts = NO_FACTS) -> ClipScore:
         """Add one expression; see `Metric.update`. The clip's split and files are needed."""
+        clip = facts.clip
         assert clip is not None
-        sampled = predicted if published is None else published
+        sampled = predicted if facts.published is None else facts.published
         self.frames += len(truth)
         self._clips[clip.split] = self._clips.get(clip.split, 0) + 1
         if clip.split == NULL:
@@ -77,7 +70,7 @@ class ReferringMetrics(Metric):
             return ClipScore(1.0 - marked[1] / predicted.size, None)
         official = self._official.setdefault(clip.split, BinaryMetrics(self.clips_per_batch, THRESHOLD))
         official.update(sampled, self._read(clip))
-        return self._fixed.setdefault(clip.split, BinaryMetrics()).update(predicted, truth, names=names)
+        return self._fixed.setdefault(clip.split, BinaryMetrics()).update(predicted, truth, facts)
 
     def compute(self, protocol: Protocol) -> Figures:
         """Return `j`, `f`, their mean `jf`, and `s`; None without expressions of the kind."""
