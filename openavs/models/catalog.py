@@ -149,6 +149,7 @@ def _embedded(name: str) -> KnownModel | None:
         "clip": "tiny CLIP",
         "grounding-dino": "tiny Grounding DINO",
         "lm": "tiny LM",
+        "mask2former": "tiny Mask2Former",
         "pe-a-frame": "tiny PE-A-Frame",
         "resnet": "tiny ResNet",
         "sam": "tiny SAM",

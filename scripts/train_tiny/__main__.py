@@ -4,7 +4,7 @@ Each model is trained by a separate process with one thread, two at a time, so t
 the machine. The first four took 118 minutes of CPU time, 106 minutes on two busy cores, and equal the committed weights
 bit for bit (2026-11-21, AMD EPYC, 2 cores, torch 2.13.0). The detector's last two stages were added later and each was
 run once, from the weights before (500 and 600 steps of about one second). VGGish takes three more minutes, the ResNet
-seven, the CLIP ten and the PE-A-Frame about 60 (its four trainings were run once each).
+seven, the Mask2Former ten, the CLIP ten and the PE-A-Frame about 60 (its four trainings were run once each).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ LANES = (
         ("clap", "clap"),
         ("vggish", "vggish"),
         ("resnet", "resnet"),
+        ("mask2former", "mask2former"),
         ("clip", "clip"),
         ("pe_a_frame", "pe-a-frame"),
     ),

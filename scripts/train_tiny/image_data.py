@@ -41,14 +41,14 @@ Sampler = Callable[[Rng, tuple[int, int]], LabeledImage]
 def sample_image(rng: Rng, size: tuple[int, int]) -> LabeledImage:
     """Sample an image of one to four different categories."""
     count = int(rng.choice([1, 2, 3, 4], p=[0.25, 0.35, 0.25, 0.15]))
-    return _render(rng.choice(len(KINDS), count, replace=False), rng, size)
+    return render_kinds(rng.choice(len(KINDS), count, replace=False), rng, size)
 
 
 def sample_repeated(rng: Rng, size: tuple[int, int]) -> LabeledImage:
     """Sample an image with two or three objects of one category in three of five images, else as `sample_image`."""
     if rng.random() < 0.4:
         return sample_image(rng, size)
-    return _render(_repeated(rng, (0.5, 0.35, 0.15), 0.4), rng, size)
+    return render_kinds(_repeated(rng, (0.5, 0.35, 0.15), 0.4), rng, size)
 
 
 def sample_bystanders(rng: Rng, size: tuple[int, int]) -> LabeledImage:
@@ -61,7 +61,7 @@ def sample_bystanders(rng: Rng, size: tuple[int, int]) -> LabeledImage:
         kinds = rng.choice(len(KINDS), int(rng.choice([1, 2, 3, 4], p=[0.2, 0.4, 0.25, 0.15])), replace=False)
     else:
         kinds = _repeated(rng, (0.3, 0.5, 0.2), 0.5)
-    return _render(kinds, rng, size, moving=bool(rng.random() < 0.5))
+    return render_kinds(kinds, rng, size, moving=bool(rng.random() < 0.5))
 
 
 def _repeated(rng: Rng, beside_two: tuple[float, float, float], beside_three: float) -> npt.NDArray[np.int64]:
@@ -79,7 +79,7 @@ def _repeated(rng: Rng, beside_two: tuple[float, float, float], beside_three: fl
     return rng.permutation([first] * copies + rest)
 
 
-def _render(kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int], *, moving: bool = False) -> LabeledImage:
+def render_kinds(kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int], *, moving: bool = False) -> LabeledImage:
     """Plan a scene of the categories, render it at one of two zooms and resize it as a processor does."""
     zoom = float(rng.choice([1.0, 1.0, 1.75]))
     height, width = (round(side * zoom) for side in size)

@@ -48,6 +48,7 @@ def train(script: str, out: Path, *options: str) -> str:
         ("grounding_dino", ("--cells", "3", "--steps", "3", "--repeated", "2")),
         ("sam", ("--dense", "3", "--steps", "3")),
         ("resnet", ("--steps", "3", "--batch", "4")),
+        ("mask2former", ("--steps", "3", "--batch", "2")),
         ("clip", ("--steps", "3", "--images", "2")),
     ],
 )

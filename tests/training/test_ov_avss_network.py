@@ -140,6 +140,14 @@ def test_mask2former_checkpoint_initializes_the_network(tmp_path: Path, backbone
         assert torch.equal(own[name], given[name]), name
 
 
+def test_the_head_of_a_checkpoint_of_one_class_is_the_first_sound_predictor(tmp_path: Path) -> None:
+    donor = Mask2FormerForUniversalSegmentation(Mask2FormerConfig(**mask2former_options(), num_labels=1))
+    donor.save_pretrained(tmp_path)
+    network = from_mask2former(resolve(str(tmp_path)))
+    assert torch.equal(network.sound_predictor.weight, donor.class_predictor.weight)
+    assert torch.equal(network.sound_predictor.bias, donor.class_predictor.bias)
+
+
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     tiny_network().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="Mask2FormerForUniversalSegmentation"):

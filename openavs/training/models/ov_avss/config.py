@@ -92,6 +92,8 @@ class OvAvssStudentConfig:
         sides: short sides of the frames in training in pixels; one is sampled per clip.
         test_image_size: short side of the frames in validation and prediction, in pixels.
         fusion_dropout, freeze_batch_norm: see `OvAvssConfig`.
+        objects: what one query learns: all regions of a class in a clip (`classes`, as published), or each region that
+            is connected in space and time (`regions`), as binary masks of several sources need.
         clip: reference of the CLIP that classifies masks; only label maps need it.
         crops: position of the square crops: `corner`, as published, or `centered`.
         crop_edges: edges of the masks in the crops: `soft`, as published, or `hard`.
@@ -115,6 +117,7 @@ class OvAvssStudentConfig:
     test_image_size: int = 360
     fusion_dropout: float = 0.1
     freeze_batch_norm: bool = True
+    objects: str = "classes"
     clip: str | None = "hf:openai/clip-vit-base-patch16"
     crops: str = "corner"
     crop_edges: str = "soft"
@@ -125,6 +128,8 @@ class OvAvssStudentConfig:
 
     def __post_init__(self) -> None:
         backbone_config(self.backbone)
+        if self.objects not in ("classes", "regions"):
+            raise InputError(f"ov-avss: objects are 'classes' or 'regions', not {self.objects!r}")
         if self.crops not in ("corner", "centered"):
             raise InputError(f"ov-avss: crops are 'corner' or 'centered', not {self.crops!r}")
         if self.crop_edges not in ("soft", "hard"):

@@ -111,6 +111,8 @@ def is_new(name: str) -> bool:
 def from_mask2former(found: ResolvedModel, **changes: Any) -> OvAvssNetwork:
     """Build a localizer from a `Mask2FormerForUniversalSegmentation` checkpoint; new parameters are random.
 
+    If the checkpoint has one class, its head is the initial `sound_predictor`: at first every object sounds.
+
     Args:
         found: the folder of the checkpoint.
         **changes: entries of `OvAvssConfig` that Mask2Former does not have, such as `audio_frames`.
@@ -123,7 +125,10 @@ def from_mask2former(found: ResolvedModel, **changes: Any) -> OvAvssNetwork:
     for name in ("model_type", "architectures", "transformers_version", "dtype"):
         shared.pop(name, None)
     network = OvAvssNetwork(OvAvssConfig(**shared, **changes))
-    report = network.load_state_dict(donor.state_dict(), strict=False)
+    weights = donor.state_dict()
+    if donor.config.num_labels == 1:  # both heads have the columns object and no object
+        weights |= {f"sound_predictor.{name}": weights[f"class_predictor.{name}"] for name in ("weight", "bias")}
+    report = network.load_state_dict(weights, strict=False)
     logger.info("loaded %s; %d of %d tensors are new", found.ref, len(report[0]), len(network.state_dict()))
     return network
 
