@@ -24,6 +24,7 @@ both of 95 %.
 - `ms3`: the student starts from that of the same seed on `s4` with the same kind of labels, as the published ones do.
   Without `s4` it starts as its recipe specifies. `constant masks` is an upper bound for predictions of the same objects
   in all frames of a clip.
+- `avss`: masks of 71 classes. OV-AVSS classifies them with its CLIP.
 - `ov`: OV-AVSS is trained on the ground truth of base classes and classifies with `--clip` (`openavs:tiny/clip`). It is
   scored on all classes, beside itself with the vocabulary of base classes (closed set) and beside `tiny` without
   training.
@@ -77,6 +78,8 @@ CHOICES: dict[str, tuple[SelfTrainingConfig, list[str]]] = {
     "corrected": (SelfTrainingConfig(), []),
 }
 """The options of each choice, and its overrides of the training recipe."""
+TRAIN = {"s4": 600, "ms3": 200, "avss": 300, "ov": 150}
+"""Training clips by layout."""
 CORRECTED = 0.1  # share of the training clips
 
 
@@ -84,12 +87,12 @@ def main() -> None:
     """Run all layouts and seeds and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="data sets, labels, students and evaluations")
-    parser.add_argument("--layouts", nargs="+", default=["s4", "ms3"], choices=["s4", "ms3", "ov"])
+    parser.add_argument("--layouts", nargs="+", default=["s4", "ms3"], choices=list(TRAIN))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--students", nargs="+", default=["tpavi"], choices=list(BUILT_IN), help="of s4 and ms3")
-    parser.add_argument("--choices", nargs="+", default=["paper"], choices=CHOICES, help="of s4 and ms3")
+    parser.add_argument("--students", nargs="+", default=["tpavi"], choices=list(BUILT_IN), help="of s4, ms3 and avss")
+    parser.add_argument("--choices", nargs="+", default=["paper"], choices=CHOICES, help="of s4, ms3 and avss")
     parser.add_argument("--train-seed", type=int, metavar="SEED", help="the training clips of all seeds are its")
-    parser.add_argument("--train", type=int, help="training clips; default 600 of s4, 200 of ms3, 150 of ov")
+    parser.add_argument("--train", type=int, help=f"training clips; default by layout: {TRAIN}")
     parser.add_argument("--clips", type=int, default=60, help="test clips")
     parser.add_argument("--clip", metavar="REF", default="openavs:tiny/clip", help="the classifier of ov")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the training recipe")
@@ -115,7 +118,7 @@ def open_splits(layout: str, seed: int, options: argparse.Namespace) -> tuple[Pa
     roots = {own: options.out / f"{layout}-{own}" / "data" for own in (seed, train_seed(seed, options))}
     for own, root in roots.items():
         if not root.exists():
-            count = options.train or {"s4": 600, "ms3": 200, "ov": 150}[layout]
+            count = options.train or TRAIN[layout]
             part = root.with_name("data.part")
             training = count if own == train_seed(own, options) else 1  # a layout has all splits
             write_layout(layout, part, {"train": training, "val": 30, "test": options.clips}, own)

@@ -79,7 +79,9 @@ def _repeated(rng: Rng, beside_two: tuple[float, float, float], beside_three: fl
     return rng.permutation([first] * copies + rest)
 
 
-def render_kinds(kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int], *, moving: bool = False) -> LabeledImage:
+def render_kinds(
+    kinds: npt.NDArray[np.int64], rng: Rng, size: tuple[int, int], *, moving: bool = False
+) -> LabeledImage:
     """Plan a scene of the categories, render it at one of two zooms and resize it as a processor does."""
     zoom = float(rng.choice([1.0, 1.0, 1.75]))
     height, width = (round(side * zoom) for side in size)

@@ -1,6 +1,6 @@
 """Train the tiny Mask2Former: `python -m scripts.train_tiny.mask2former --out openavs/assets/tiny/mask2former`.
 
-About twelve minutes on one CPU core. It corresponds to the Mask2Former of COCO instances from which the published
+About ten minutes on one CPU core. It corresponds to the Mask2Former of COCO instances from which the published
 OV-AVSS starts: it segments every object of a single image, whatever its category, without audio. Its images show base
 categories only, so that novel ones are new to the students that start from it. It has the sizes of `ov-avss-tiny` and
 starts from the tiny ResNet.

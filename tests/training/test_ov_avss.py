@@ -76,22 +76,10 @@ def test_loss_has_gradients_and_skips_clips_without_labels() -> None:
 
 def test_objects_are_the_classes_of_the_labeled_frames() -> None:
     clips = batch([(4, (64, 64))], labeled=[[1, 3]])
-    found = _target(clips, 0, regions=False)
+    found = _target(clips, 0)
     assert found.frames.tolist() == [1, 3] and found.masks.shape == (2, 2, 64, 64)
     assert torch.equal(found.masks[0].bool(), clips.masks[0, [1, 3]] == 3)
     assert torch.equal(found.masks[1].bool(), clips.masks[0, [1, 3]] == 7)
-
-
-def test_objects_are_the_regions_that_are_connected_in_space_and_time() -> None:
-    clips = batch([(2, (64, 64))], labeled=[[0, 1]])
-    masks = torch.zeros_like(clips.masks)
-    masks[0, 0, 4:24, 4:24] = masks[0, 1, 8:28, 4:24] = 1  # one object that moves
-    masks[0, 1, 40:60, 40:60] = 1  # another one, in the second frame only
-    masks[0, 1, 2, 60] = 1  # a part that something cut off
-    found = _target(replace(clips, masks=masks), 0, regions=True).masks
-    assert found.sum((2, 3)).tolist() == [[400, 401], [0, 400]]
-    assert torch.equal(found.sum(0) > 0, masks[0] > 0)
-    assert _target(replace(clips, masks=masks), 0, regions=False).masks.shape[0] == 1
 
 
 def test_padding_is_zero_after_normalization() -> None:
@@ -364,6 +352,7 @@ def test_transforms_are_the_published_ones() -> None:
         ({"sides": []}, "sides are lengths"),
         ({"crops": "round"}, "'corner' or 'centered'"),
         ({"crop_edges": "round"}, "'soft' or 'hard'"),
+        ({"crop_threshold": 1.5}, "a probability between 0 and 1"),
         ({"quieries": 5}, "quieries"),
     ],
 )

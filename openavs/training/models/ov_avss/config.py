@@ -88,15 +88,16 @@ class OvAvssStudentConfig:
         backbone: a ResNet of `training/models/backbones.py` or a key of `SWINS`.
         channels, heads, encoder_layers, decoder_layers, encoder_ffn, decoder_ffn, queries: sizes of Mask2Former.
         points: points per mask in the loss.
+        no_object: weight in the loss of a query without an object. The published 0.1 suits 100 queries; with it a
+            query has an objectness of one half if one in eleven like it sounds.
         frames: frames that are processed together; longer clips are split into runs of this length.
         sides: short sides of the frames in training in pixels; one is sampled per clip.
         test_image_size: short side of the frames in validation and prediction, in pixels.
         fusion_dropout, freeze_batch_norm: see `OvAvssConfig`.
-        objects: what one query learns: all regions of a class in a clip (`classes`, as published), or each region that
-            is connected in space and time (`regions`), as binary masks of several sources need.
         clip: reference of the CLIP that classifies masks; only label maps need it.
         crops: position of the square crops: `corner`, as published, or `centered`.
         crop_edges: edges of the masks in the crops: `soft`, as published, or `hard`.
+        crop_threshold: probability above which a pixel belongs to a mask in the crops.
         objectness: minimum probability of a sounding object for a query to be classified. None, as published,
             classifies all queries, at up to ten times the cost.
         threshold, top: the `top` best pairs of query and class are kept if their probability is above `threshold`.
@@ -112,15 +113,16 @@ class OvAvssStudentConfig:
     decoder_ffn: int = 2048
     queries: int = 100
     points: int = 12_544
+    no_object: float = 0.1
     frames: int = 5
     sides: tuple[int, ...] = (240, 360, 480)
     test_image_size: int = 360
     fusion_dropout: float = 0.1
     freeze_batch_norm: bool = True
-    objects: str = "classes"
     clip: str | None = "hf:openai/clip-vit-base-patch16"
     crops: str = "corner"
     crop_edges: str = "soft"
+    crop_threshold: float = 0.5
     objectness: float | None = None
     threshold: float = 0.3
     top: int = 10
@@ -128,12 +130,12 @@ class OvAvssStudentConfig:
 
     def __post_init__(self) -> None:
         backbone_config(self.backbone)
-        if self.objects not in ("classes", "regions"):
-            raise InputError(f"ov-avss: objects are 'classes' or 'regions', not {self.objects!r}")
         if self.crops not in ("corner", "centered"):
             raise InputError(f"ov-avss: crops are 'corner' or 'centered', not {self.crops!r}")
         if self.crop_edges not in ("soft", "hard"):
             raise InputError(f"ov-avss: crop_edges are 'soft' or 'hard', not {self.crop_edges!r}")
+        if not 0 < self.crop_threshold < 1:
+            raise InputError(f"ov-avss: crop_threshold is a probability between 0 and 1, not {self.crop_threshold}")
         if self.channels % 32 or self.channels % self.heads or self.encoder_ffn % self.heads:
             raise InputError(
                 f"ov-avss: channels ({self.channels}) must be a multiple of 32 and of heads ({self.heads}), and "
@@ -166,4 +168,4 @@ class OvAvssStudentConfig:
 
     def weights(self) -> MatcherWeights:
         """Return the weights of the loss."""
-        return MatcherWeights(points=self.points)
+        return MatcherWeights(points=self.points, no_object=self.no_object)

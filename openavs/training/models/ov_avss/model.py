@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -129,7 +127,7 @@ class OvAvss(Student):
         if not rows:  # the zero stays in the graph: on several devices every parameter needs a gradient
             zero = torch.stack([layer.masks.sum() for own in output for layer in own]).sum() * 0.0
             return {"loss": zero, **dict.fromkeys(("objectness", "mask", "dice"), zero.detach())}
-        targets = [_target(batch, row, self.config.objects == "regions") for row in rows]
+        targets = [_target(batch, row) for row in rows]
         return localizer_loss([output[row] for row in rows], targets, self.config.weights())
 
     @torch.no_grad()
@@ -175,6 +173,7 @@ class OvAvss(Student):
                 batch_size=self.config.crop_batch,
                 centered=self.config.crops == "centered",
                 hard=self.config.crop_edges == "hard",
+                threshold=self.config.crop_threshold,
                 offline=self.offline,
             )
         return self._classifier
@@ -232,30 +231,15 @@ def _pixels(batch: StudentBatch, row: int, padded: Size) -> Tensor:
     return F.pad(frames, (0, padded[1] - width, 0, padded[0] - height))
 
 
-def _target(batch: StudentBatch, row: int, regions: bool) -> MatcherTarget:
-    """Return the objects of a clip: one per class of its labeled frames, or one per connected region of a class."""
+def _target(batch: StudentBatch, row: int) -> MatcherTarget:
+    """Return the objects of a clip: one per class of its labeled frames."""
     height, width = _padded(batch.inner[row])
     present = batch.present[row]
     frames = batch.labeled[row][present].nonzero()[:, 0]
     masks = batch.masks[row, :, :height, :width][present][frames]
-    labels = masks.cpu().numpy()
-    objects = [labels == label for label in np.unique(labels).tolist() if label]
-    if regions:
-        objects = [region for own in objects for region in _regions(own)]
-    stacked = torch.from_numpy(np.stack(objects)).to(masks.device) if objects else masks[None][:0]
-    return MatcherTarget(stacked.float(), frames, batch.weight[row][present][frames])
-
-
-def _regions(mask: npt.NDArray[np.bool_]) -> list[npt.NDArray[np.bool_]]:
-    """Split a mask `[L, H, W]` into regions that are connected in space and time.
-
-    Regions below a twentieth of the largest one are parts that something else cut off. They belong to the largest.
-    """
-    numbers, count = ndimage.label(mask)
-    sizes = np.bincount(numbers.ravel(), minlength=count + 1)[1:]
-    kept = np.flatnonzero(sizes >= sizes.max() / 20) + 1
-    numbers[mask & ~np.isin(numbers, kept)] = 1 + int(sizes.argmax())
-    return [numbers == number for number in kept]
+    classes = [label for label in np.unique(masks.cpu().numpy()).tolist() if label]
+    objects = torch.stack([masks == label for label in classes]) if classes else masks[None][:0]
+    return MatcherTarget(objects.float(), frames, batch.weight[row][present][frames])
 
 
 def _undecayed(network: nn.Module) -> set[str]:
