@@ -337,10 +337,7 @@ def run_benchmark(run: Path) -> str | None:
 
 
 def _run_json(run: Path, key: str) -> Any:
-    return _read_json(run / "run.json", key)
-
-
-def _read_json(path: Path, key: str) -> Any:
+    path = run / "run.json"
     try:
         return parse_json(path.read_bytes()).get(key) if path.is_file() else None
     except (ValueError, AttributeError) as error:

@@ -32,7 +32,7 @@ from openavs.exports.reading import (
 )
 from openavs.exports.registry import ExportOptions, ExportSummary, MaskCode
 from openavs.structures.masks import RLE, mask_to_rle, rle_runs, rle_to_mask
-from openavs.structures.types import ClipResult, FrameResult, Segment
+from openavs.structures.types import ClipResult, FrameResult
 
 
 class CocoImage(TypedDict):
@@ -136,16 +136,16 @@ class _Entries:
     def __init__(self, categories: Categories, masks: MaskWriter) -> None:
         self._categories, self.masks = categories, masks
         self._images = self._annotations = 0
-        self._tracks: dict[tuple[str, int], int] = {}
+        self._tracks: dict[int, int] = {}  # of the clip
 
     def of(self, result: ClipResult) -> Iterator[tuple[CocoImage, list[CocoAnnotation]]]:
         """The frames of one clip and their annotations."""
         self._tracks.clear()  # the next clip's tracks are other things
         for frame in result.frames:
             self._images += 1
-            yield _image(result, frame, self._images), list(self._annotate(result.clip, frame))
+            yield _image(result, frame, self._images), list(self._annotate(frame))
 
-    def _annotate(self, clip: str, frame: FrameResult) -> Iterator[CocoAnnotation]:
+    def _annotate(self, frame: FrameResult) -> Iterator[CocoAnnotation]:
         for segment in frame.segments:
             category, mask = self._categories.id(segment), self.masks(segment.mask)
             if category is None or mask is None:
@@ -165,12 +165,9 @@ class _Entries:
                 "attributes": attributes,
             }
             if segment.track is not None:
-                entry["track_id"] = attributes["track_id"] = self._track(clip, segment)
+                track = self._tracks.setdefault(segment.track, self._annotations)
+                entry["track_id"] = attributes["track_id"] = track
             yield entry
-
-    def _track(self, clip: str, segment: Segment) -> int:
-        assert segment.track is not None
-        return self._tracks.setdefault((clip, segment.track), self._annotations)
 
 
 def _image(result: ClipResult, frame: FrameResult, number: int) -> CocoImage:
@@ -239,9 +236,8 @@ class MaskWriter:
 
 def coco_box(rle: RLE) -> list[float]:
     """Return x, y, width and height of the box around a mask (not the detector's box, which may be larger)."""
-    from pycocotools import mask as coco
-
-    return [float(value) for value in coco.toBbox({"size": list(rle.size), "counts": rle.counts.encode("ascii")})]
+    x0, y0, x1, y1 = rle.box
+    return [x0, y0, x1 - x0, y1 - y0]
 
 
 def coco_categories(names: Iterable[str]) -> list[CocoCategory]:
