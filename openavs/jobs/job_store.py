@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from openavs.errors import InputError, OpenAVSError, StoreError
-from openavs.utils.fs import hold_file, is_held, remove_file, remove_unheld, stamp
+from openavs.utils.fs import hold_file, is_held, is_own, remove_file, remove_unheld, stamp
 from openavs.utils.objects import ObjectStore, is_object_name
 from openavs.utils.serialization import parse_json
 
@@ -364,7 +364,7 @@ def _private_folder() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else ""
     top = Path(tempfile.gettempdir()) / f"openavs-jobs-{user}"
     top.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if user != "" and (top.is_symlink() or top.stat().st_uid != user):
+    if not is_own(top):
         raise InputError(f"{top} belongs to another user, or is a link; set TMPDIR to another folder")
     return top
 

@@ -165,11 +165,18 @@ def is_held(path: Path) -> bool:
         return False
 
 
-def remove_unheld(folder: Path, name: str) -> None:
-    """Remove a folder whose file `name` no process holds; one without such a file stays."""
+def remove_unheld(folder: Path, name: str) -> bool:
+    """Remove a folder whose file `name` no process holds; one without such a file stays. Returns whether it was."""
     with suppress(FileNotFoundError, NotADirectoryError), (folder / name).open("rb") as file:
         if _lock_alone(file):
             shutil.rmtree(folder, ignore_errors=True)
+            return True
+    return False
+
+
+def is_own(path: Path) -> bool:
+    """Return whether a path belongs to this user and is not a link; True on Windows, which has no such numbers."""
+    return not hasattr(os, "getuid") or (not path.is_symlink() and path.stat().st_uid == os.getuid())
 
 
 def _lock_alone(file: IO[bytes]) -> bool:

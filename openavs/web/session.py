@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import secrets
 import shutil
 import tempfile
@@ -14,23 +13,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from openavs.errors import InputError
 from openavs.synthetic.datasets import write_clip
 from openavs.synthetic.scenes import sample_scene
+from openavs.utils.fs import hold_file, is_own, remove_unheld
 from openavs.web import VIDEOS, SegmentRequest
 from openavs.web.artifacts import link_or_copy
 
-fcntl: Any
-try:
-    import fcntl
-except ImportError:  # Windows: folders of killed servers stay until the temporary folder is emptied
-    fcntl = None
-
 logger = logging.getLogger(__name__)
 
-PREFIX = "openavs-serve-"
+PREFIX, LOCK = "openavs-serve-", "lock"
 INPUTS = "inputs"  # folder of a run
 EXAMPLE_SEED = 4
 MAX_RUNS = 6  # results of a session; the oldest ones are removed
@@ -283,24 +276,13 @@ def write_example(folder: Path) -> Path:
 def server_tempdir(parent: Path | None = None) -> Iterator[Path]:
     """A private folder (mode 0700) that is removed at the end; those of killed servers are removed at the start."""
     parent = parent or Path(tempfile.gettempdir())
-    _remove_abandoned(parent)
+    for left in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # just being removed
+            if is_own(left) and remove_unheld(left, LOCK):
+                logger.info("removed %s, which a killed server left behind", left)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
     try:
-        with (folder / "lock").open("w") as lock:
-            if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with hold_file(folder / LOCK):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Remove the folders of this user's servers whose lock is free."""
-    for folder in parent.glob(f"{PREFIX}*") if fcntl is not None else ():
-        with suppress(OSError):  # locked by a running server, or just being created
-            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-                continue
-            with (folder / "lock").open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
-                logger.info("removed %s, which a killed server left behind", folder)
