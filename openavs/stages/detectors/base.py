@@ -20,8 +20,9 @@ class Detector(Protocol):
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
         """Return one list of candidate boxes per image, best first, each with the phrase that it matches best.
 
-        Candidates below the pipeline's threshold are included (down to the adapter's own `floor`), so that the pipeline
-        can report how close a phrase came.
+        Images are uint8 RGB `[H, W, 3]` of any sizes; one with an empty list of noun phrases is skipped. Candidates
+        below the pipeline's threshold are included (down to the adapter's own `floor`), so that the pipeline can report
+        how close a phrase came.
         """
         ...
 

@@ -118,11 +118,7 @@ class BaseGroundingDino(ABC):
         """Return token logits `[B, Q, T]` and boxes `[B, Q, 4]` (fractions) of pixels `[B, 3, h, w]`, ids `[B, T]`."""
 
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """Detect the boxes of each image's phrases, best first, each with the phrase that it matches best.
-
-        Args:
-            images: uint8 RGB `[H, W, 3]` of any sizes.
-            phrases: one list of noun phrases per image; an image with an empty list is skipped.
+        """See `Detector.detect`.
 
         Raises:
             InputError: an image is malformed.

@@ -31,7 +31,7 @@ from openavs.stages.detectors.processing import (
     boxes_to_detections,
     check_inputs,
     check_options,
-    clean_phrase,
+    distinct_phrases,
     image_batches,
     resize,
     to_host,
@@ -116,11 +116,7 @@ class OmDetTurboDetector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """Detect the boxes of each image's phrases, best first, each with the phrase that it matches best.
-
-        Args:
-            images: uint8 RGB `[H, W, 3]` of any sizes.
-            phrases: one list of noun phrases per image; an image with an empty list is skipped.
+        """See `Detector.detect`.
 
         Raises:
             InputError: an image is malformed.
@@ -129,11 +125,7 @@ class OmDetTurboDetector:
         check_inputs(images, phrases)
         detections: list[list[Detection]] = [[] for _ in images]
         for batch in image_batches([tuple(own) for own in phrases], self.batch_size):
-            # In their first spelling; those without a letter are dropped.
-            spelling: dict[str, str] = {}
-            for phrase in phrases[batch[0]]:
-                if cleaned := clean_phrase(phrase, separators=""):
-                    spelling.setdefault(cleaned, phrase)
+            spelling = distinct_phrases(phrases[batch[0]])
             if not spelling:
                 continue
             scores, winners, boxes = self._forward(self._prepare([images[i] for i in batch]), tuple(spelling))

@@ -19,7 +19,7 @@ from openavs.stages.detectors.processing import (
     boxes_to_detections,
     check_inputs,
     check_options,
-    clean_phrase,
+    distinct_phrases,
     image_batches,
     to_host,
 )
@@ -85,11 +85,7 @@ class Owlv2Detector:
 
     @torch.inference_mode()
     def detect(self, images: Sequence[ImageArray], phrases: Sequence[Sequence[str]]) -> list[list[Detection]]:
-        """Detect the boxes of each image's phrases, best first, each with the phrase that it matches best.
-
-        Args:
-            images: uint8 RGB `[H, W, 3]` of any sizes.
-            phrases: one list of noun phrases per image; an image with an empty list is skipped.
+        """See `Detector.detect`.
 
         Raises:
             InputError: an image is malformed.
@@ -112,11 +108,8 @@ class Owlv2Detector:
 
     @torch.inference_mode()
     def _embed(self, phrases: Sequence[str]) -> tuple[tuple[str, ...], torch.Tensor]:
-        """Return the distinct phrases that are not empty, in their first spelling, and text embeddings `[P, D]`."""
-        spelling: dict[str, str] = {}
-        for phrase in phrases:
-            if cleaned := clean_phrase(phrase, separators=""):
-                spelling.setdefault(cleaned, phrase)
+        """Return the distinct phrases and text embeddings `[P, D]`."""
+        spelling = distinct_phrases(phrases)
         texts = [self.template.replace("{}", cleaned) for cleaned in spelling]
         parts = [self._embed_texts(texts[i : i + _TEXT_BATCH]) for i in range(0, len(texts), _TEXT_BATCH)]
         return tuple(spelling.values()), torch.cat(parts) if parts else torch.empty(0, device=self._placement.device)

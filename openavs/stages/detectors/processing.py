@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -144,6 +144,15 @@ def clean_phrase(phrase: str, separators: str = ".?") -> str:
         elif category not in ("Cf", "Cs"):
             kept.append(char)
     return " ".join("".join(kept).lower().split())
+
+
+def distinct_phrases(phrases: Iterable[str]) -> dict[str, str]:
+    """Return the first spelling of each phrase by its cleaned form; phrases without a letter are dropped."""
+    spelling: dict[str, str] = {}
+    for phrase in phrases:
+        if cleaned := clean_phrase(phrase, separators=""):
+            spelling.setdefault(cleaned, phrase)
+    return spelling
 
 
 def plan_captions(
