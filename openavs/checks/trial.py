@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from openavs.checks import CheckResult
 from openavs.checks.recipe_check import check_vocabulary
@@ -22,6 +22,7 @@ from openavs.pipeline.memory_estimate import PROCESS, MemoryFootprint, measure_f
 from openavs.pipeline.offload import lazy_stages
 from openavs.pipeline.pipeline import Pipeline
 from openavs.stages.contracts import call_clip_stage, call_stage
+from openavs.stages.segmenters.box import BoxSegmenter
 from openavs.stages.trackers.iou import IouTracker
 from openavs.stages.verifiers.base import TemporalVerifier, Verifier, is_temporal
 from openavs.structures.types import (
@@ -265,8 +266,7 @@ class _Trial:
             self._boxes = [[_center_box(frame)] for frame in self._frames]
         boxes = [[detection.box for detection in detections] for detections in self._boxes]
         images = [frame.image for frame in self._frames]
-        masks: list[list[Mask]] = call_stage("segment", self._pipeline.segmenter, images, boxes)
-        return masks
+        return cast(list[list[Mask]], call_stage("segment", self._pipeline.segmenter, images, boxes))
 
     def _segments(self) -> list[tuple[Segment, ...]]:
         """The segments of every frame; a box in the middle of the image if no stage found any."""
@@ -274,7 +274,8 @@ class _Trial:
         if not any(masks):
             self._placeholder = True
             boxes = [[_center_box(frame)] for frame in self._frames]
-            masks = [[_box_mask(frame, box)] for frame, (box,) in zip(self._frames, boxes, strict=True)]
+            images = [frame.image for frame in self._frames]
+            masks = BoxSegmenter().segment(images, [[box.box] for (box,) in boxes])
         return [
             tuple(Segment(m.rle, b.box, b.phrase, b.score, m.score) for b, m in zip(bs, ms, strict=True))
             for bs, ms in zip(boxes, masks, strict=True)
@@ -336,15 +337,3 @@ def _center_box(frame: Frame) -> Detection:
     """A box of half the height and width in the middle of the image."""
     height, width = frame.image.shape[:2]
     return Detection((width / 4, height / 4, width * 3 / 4, height * 3 / 4), PHRASE, 0.0)
-
-
-def _box_mask(frame: Frame, box: Detection) -> Mask:
-    """The mask of all pixels of a box."""
-    import numpy as np
-
-    from openavs.structures.masks import mask_to_rle
-
-    x0, y0, x1, y1 = map(round, box.box)
-    mask = np.zeros(frame.image.shape[:2], dtype=np.bool_)
-    mask[y0:y1, x0:x1] = True
-    return Mask(mask_to_rle(mask))
