@@ -47,17 +47,19 @@ Phrases = Annotated[list[Text], BeforeValidator(lambda value: split_list(value) 
 Vocabulary = Annotated[list[Text], BeforeValidator(_as_vocabulary)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A section of a YAML file: no further keys, and no conversion of values."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class SamplingConfig(_Section):
+class SamplingConfig(Section):
     """Frames sampled from the video."""
 
     fps: Annotated[Number, Field(gt=0, le=240, allow_inf_nan=False)] = 1.0  # frames per second
 
 
-class AudioConfig(_Section):
+class AudioConfig(Section):
     """Audio paired with each frame."""
 
     window_seconds: Annotated[Number, Field(gt=0, le=60, allow_inf_nan=False)] = 1.0  # centered on the frame
@@ -66,7 +68,7 @@ class AudioConfig(_Section):
     silence_dbfs: Annotated[Number, Field(le=0)] = -60.0  # RMS; quieter windows are silent. -.inf: digital silence only
 
 
-class PromptsConfig(_Section):
+class PromptsConfig(Section):
     """Phrases of the detector, and their selection by audio and picture together."""
 
     disambiguate: bool = False  # use the names that detectors know: "lawn mower" for "mower"
@@ -76,7 +78,7 @@ class PromptsConfig(_Section):
     remove: Phrases = []  # phrases of the translator that are left out
 
 
-class FilteringConfig(_Section):
+class FilteringConfig(Section):
     """Selection of the boxes that become masks."""
 
     box_threshold: Score = 0.25
@@ -91,7 +93,7 @@ class FilteringConfig(_Section):
     min_area: Annotated[int, Field(ge=0)] = 0  # pixels; smaller masks are rejected
 
 
-class LabelFilterConfig(_Section):
+class LabelFilterConfig(Section):
     """Selection of the results that `openavs label` writes as labels; null disables a rule.
 
     Rejected segments are left out of the labels of their frame; a rejected clip gets no labels. `clips/` holds all
@@ -108,14 +110,14 @@ class LabelFilterConfig(_Section):
     drop_empty: bool = False  # reject clips without segments
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """Batch sizes: speed against memory."""
 
     frames: Count = 8
     windows: Count = 64
 
 
-class FrameDedupConfig(_Section):
+class FrameDedupConfig(Section):
     """Detection of repeated frames, which reuse the results of the frame before.
 
     `max_diff` bounds the mean absolute difference, in gray levels, within the cell of a 32 x 32 grid that changed most
@@ -150,14 +152,14 @@ OneOrSeveral = Annotated[
 ]
 
 
-class StudentConfig(_Section):
+class StudentConfig(Section):
     """A trained student in place of all stages; `weights` is the hash of its weights."""
 
     model: Text
     weights: str = ""
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """A whole pipeline as plain data."""
 
     name: Text

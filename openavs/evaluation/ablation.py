@@ -13,12 +13,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Self, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from openavs.caching.build import StagedSchedule
 from openavs.config import resources
 from openavs.config.options import first_error
-from openavs.config.recipe import Recipe, Text, load_recipe
+from openavs.config.recipe import Recipe, Section, Text, load_recipe
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig, figure_name, percent, protocol_name, title_of
 from openavs.evaluation.compare import compare
@@ -42,11 +42,7 @@ Build = Callable[[Recipe, BackendCache], Pipeline | StagedSchedule]
 # ----------------------------------------------------------------------------------------------------- the study file
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class AblationVariant(_Section):
+class AblationVariant(Section):
     """A variant of a recipe.
 
     Attributes:
@@ -61,7 +57,7 @@ class AblationVariant(_Section):
     published: Text | None = None
 
 
-class AblationStudy(_Section):
+class AblationStudy(Section):
     """A study file.
 
     Attributes:

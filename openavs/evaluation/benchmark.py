@@ -13,10 +13,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 
 from openavs.config import resources
 from openavs.config.options import first_error
+from openavs.config.recipe import Section, Text
 from openavs.errors import InputError
 from openavs.evaluation.datasets.base import Dataset, Task, is_synthetic
 from openavs.evaluation.datasets.tables import MissingDataError
@@ -25,7 +26,6 @@ from openavs.utils.serialization import read_yaml
 from openavs.utils.text import did_you_mean
 
 Reader = Callable[[Path, str], Dataset]
-Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=0)]
 
 EXAMPLE = "see eval/s4.yaml for a complete card"
@@ -44,11 +44,7 @@ def _invert_aliases(aliases: Any) -> Any:
     return meant
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class SplitConfig(_Section):
+class SplitConfig(Section):
     """Counts of a released split; None if no source has them."""
 
     clips: Count | None = None
@@ -57,7 +53,7 @@ class SplitConfig(_Section):
     note: str = ""
 
 
-class BenchmarkConfig(_Section):
+class BenchmarkConfig(Section):
     """A benchmark card.
 
     Attributes:
@@ -75,13 +71,13 @@ class BenchmarkConfig(_Section):
     layout: Text
     splits: Annotated[dict[str, SplitConfig], Field(min_length=1)]
     mask_size: str = ""
-    classes: list[Text] = []
+    classes: list[Text] = Field(default_factory=list)
     metric: Text
-    caveats: list[Text] = []
+    caveats: list[Text] = Field(default_factory=list)
     published: str = ""
     obtain: Text
     vocabulary: list[Text] | None = None
-    aliases: Annotated[dict[str, Text], BeforeValidator(_invert_aliases)] = {}
+    aliases: Annotated[dict[str, Text], BeforeValidator(_invert_aliases)] = Field(default_factory=dict)
 
     _base: Path | None = PrivateAttr(default=None)
 
