@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from openavs.corrections.mask_motion import CorrectionTools
 from openavs.errors import InputError
 from openavs.results.result import Result
 from openavs.stages.trackers.iou import link_tracks
-from openavs.structures.masks import mask_iou, mask_to_rle, rle_to_mask
+from openavs.structures.masks import RLE, mask_iou, mask_to_rle, rle_to_mask
 from openavs.structures.types import (
     BoolMask,
     Clip,
@@ -100,6 +101,50 @@ def test_a_frame_that_was_corrected_directly_ends_the_way(result: ClipResult) ->
     taken = correct_result(first, [Correction("remove point", 1, 3, value=[44, 40])], TOOLS)
     assert taken.frames[3:] == first.frames[3:]
     assert not rle_to_mask(taken.frames[1].segments[0].mask)[40, 44]
+
+
+class Propagator:
+    """Finds the square in a picture by its brightness; `gone` are the steps at which it is not present."""
+
+    def __init__(self, gone: tuple[int, ...] = ()) -> None:
+        self.gone = gone
+        self.steps: list[tuple[int, bool]] = []
+
+    def init_track(self, step: int, image: ImageArray, mask: RLE) -> int:
+        assert np.array_equal(image, picture(step + 0.5)) and mask.area
+        return step
+
+    def propagate(self, memory: int, step: int, image: ImageArray, backward: bool = False) -> tuple[RLE, float]:
+        assert abs(step - memory) <= SECONDS and backward is (step < memory)
+        self.steps.append((step, backward))
+        return mask_to_rle(image[..., 0] > 128), 0.1 if step in self.gone else 0.9
+
+
+def test_the_recipes_tracker_carries_a_change_in_both_directions(result: ClipResult) -> None:
+    propagator = Propagator(gone=(4,))
+    tools = CorrectionTools(open_clip, tracker=SimpleNamespace(propagator=propagator))
+    drawn = {"size": list(SIZE), "counts": mask_to_rle(truth(2.5)).counts}
+    corrected = correct_result(result, [Correction("mask", 2, 3, value=drawn)], tools)
+    assert propagator.steps == [(3, False), (4, False), (1, True), (0, True)]
+    assert ious(corrected)[:4] == [1.0] * 4
+    assert corrected.frames[4] == result.frames[4]  # the model did not see the object there
+    propagator.steps.clear()
+    drawn = {"size": list(SIZE), "counts": mask_to_rle(half(4.5)).counts}
+    again = correct_result(corrected, [Correction("mask", 4, 3, value=drawn)], tools)
+    assert propagator.steps == [(3, True)]  # up to the frame that a person drew
+    assert again.frames[:3] == corrected.frames[:3]
+
+
+def test_a_tracker_needs_the_frame_that_was_corrected(result: ClipResult) -> None:
+    def without(wanted: frozenset[int] | None) -> Iterator[Frame]:
+        return (frame for frame in open_clip().frames(wanted) if frame.index != 2)
+
+    tools = CorrectionTools(
+        lambda: replace(open_clip(), frames=without), tracker=SimpleNamespace(propagator=Propagator())
+    )
+    drawn = {"size": list(SIZE), "counts": mask_to_rle(truth(2.5)).counts}
+    with pytest.raises(InputError, match="frame 2 of clip can no longer be read"):
+        correct_result(result, [Correction("mask", 2, 3, value=drawn)], tools)
 
 
 def test_clicks_agree_with_the_mask_whatever_the_segmenter_returns() -> None:
