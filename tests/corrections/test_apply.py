@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from openavs.corrections.apply import correct_result
-from openavs.corrections.clicks import click_mask
+from openavs.corrections.clicks import box_mask, click_mask
 from openavs.corrections.mask_motion import CorrectionTools
 from openavs.errors import InputError
 from openavs.results.result import Result
@@ -166,6 +166,22 @@ def test_clicks_agree_with_the_mask_whatever_the_segmenter_returns() -> None:
         )
         drawn = {"size": list(SIZE), "counts": mask_to_rle(np.zeros(SIZE, dtype=np.bool_)).counts}
         correct_result(ClipResult("c", SIZE, (frame,)), [Correction("mask", 0, 0, value=drawn)], TOOLS)
+
+
+def test_the_mask_in_a_box_is_the_segmenters_unless_it_is_empty() -> None:
+    class Segmenter:
+        def __init__(self, mask: BoolMask) -> None:
+            self.mask = mask
+
+        def segment(self, images: Any, boxes: Any) -> list[list[Mask]]:
+            assert boxes == [[box]]
+            return [[Mask(mask_to_rle(self.mask))]]
+
+    box = (20.0, 20.0, 44.0, 44.0)
+    assert np.array_equal(box_mask(picture(0.0), box, Segmenter(half(0.0))), half(0.0))
+    by_color = box_mask(picture(0.0), box)
+    assert mask_iou(by_color, truth(0.0)) > 0.9
+    assert np.array_equal(box_mask(picture(0.0), box, Segmenter(np.zeros(SIZE, dtype=np.bool_))), by_color)
 
 
 def test_a_rejected_candidate_is_kept_in_all_frames_that_have_it(result: ClipResult) -> None:

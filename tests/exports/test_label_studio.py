@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import wave
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -132,4 +133,45 @@ def test_a_rectangle_has_no_mask(folder: Path, tmp_path: Path) -> None:
     task["annotations"] = [{"result": [{"type": "rectanglelabels", "value": {}}]}]
     (tmp_path / "export.json").write_text(json.dumps([task]))
     with pytest.raises(InputError, match="rectanglelabels, which has no mask; draw brushes or polygons"):
+        list(read(tmp_path / "export.json"))
+
+
+def image_task(path: Path, image: str = "/data/upload/1/a%20clip/frame_000003.jpg", **changes: Any) -> Path:
+    """Write a task of one image with a polygon, a rectangle in percent of 40 x 20 pixels."""
+    points = [[25, 50], [75, 50], [75, 100], [25, 100]]
+    region = {"type": "polygonlabels", "original_width": 40, "original_height": 20, "meta": {"track": 5}}
+    region |= {"value": {"points": points, "polygonlabels": ["dog"]}} | changes
+    path.write_text(json.dumps([{"data": {"image": image}, "annotations": [{"result": [region]}]}]))
+    return path
+
+
+def test_a_polygon_in_a_task_of_one_image(tmp_path: Path) -> None:
+    [frame] = read(image_task(tmp_path / "export.json"))
+    assert (frame.index, frame.size, frame.names, frame.author) == (3, (20, 40), None, None)
+    assert "a clip" in frame.clips
+    [mask] = frame.masks
+    assert (mask.name, mask.number, mask.polygon) == ("dog", 5, True)
+    found = rle_to_mask(mask.mask)
+    assert found[12:19, 12:29].all() and found.sum() == pytest.approx(20 * 10, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"value": {"points": [], "polygonlabels": ["dog", "cat"]}}, "region 0 has 2 labels; give it one"),
+        ({"value": {"points": [[1, 2, 3]], "polygonlabels": ["dog"]}}, "region 0 has invalid points"),
+        ({"value": {"points": [[1, True]], "polygonlabels": ["dog"]}}, "region 0 has invalid points"),
+        ({"item_index": 1}, "region 0 is in frame 1 of 1"),
+        ({"original_width": 0}, "has 0 x 20 pixels"),
+    ],
+)
+def test_regions_without_a_valid_mask_are_refused(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        list(read(image_task(tmp_path / "export.json", **changes)))
+
+
+def test_indices_that_occur_twice_are_refused(tmp_path: Path) -> None:
+    task = {"data": {"clip": "a", "indices": [1, 1]}, "annotations": [{"result": []}]}
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    with pytest.raises(InputError, match="invalid indices of its frames"):
         list(read(tmp_path / "export.json"))
