@@ -9,13 +9,19 @@ On a GPU the library's own fused attention is faster, and is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.functional import max_pool2d, scaled_dot_product_attention, softmax
 from transformers.models.sam.modeling_sam import SamVisionLayer
-from transformers.models.sam2.modeling_sam2 import Sam2FeedForward, Sam2MultiScaleAttention
+from transformers.models.sam2.modeling_sam2 import (
+    Sam2FeedForward,
+    Sam2HieraDetModel,
+    Sam2MultiScaleAttention,
+    Sam2SinePositionEmbedding,
+)
 from transformers.models.sam_hq.modeling_sam_hq import SamHQVisionLayer
 
 from openavs.models.ops.linear import FeedForward, inference_linear, replace_modules
@@ -67,11 +73,35 @@ def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
             return OptimizedSamLayer(module, dtype)
         if isinstance(module, Sam2MultiScaleAttention):
             return HieraAttention(module, dtype)
+        if isinstance(module, Sam2SinePositionEmbedding):
+            return NoPositions()
         if isinstance(module, Sam2FeedForward) and module.num_layers == 2 and not module.sigmoid_output:
             return FeedForward(module.proj_in, module.proj_out, module.activation, dtype)
         return inference_linear(module) if type(module) is nn.Linear else None
 
     replace_modules(encoder, replacement)
+    for module in encoder.modules():
+        if isinstance(module, Sam2HieraDetModel):  # interpolated from the weights, for the size of the input
+            backbone: Any = module
+            backbone._get_pos_embed = lru_cache(maxsize=1)(backbone._get_pos_embed)
+
+
+def optimize_decoder(decoder: nn.Module, dtype: torch.dtype) -> None:
+    """Replace the layers of a mask decoder that project every cell for every box, into attention with the tokens."""
+    exact = torch.float32 if dtype == torch.qint8 else dtype
+
+    def replacement(name: str, module: nn.Module) -> nn.Module | None:
+        return inference_linear(module, exact) if type(module) is nn.Linear and "_to_" in name else None
+
+    replace_modules(decoder, replacement)
+
+
+class NoPositions(nn.Module):
+    """Replaces SAM 2's position embedding of the features, which only its memory of other frames reads."""
+
+    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Return `[B, 0, h, w]` for features of a shape `[B, C, h, w]`."""
+        return torch.empty((shape[0], 0, *shape[2:]), device=device, dtype=dtype)
 
 
 class OptimizedSamLayer(nn.Module):
@@ -152,7 +182,8 @@ def attend_in_chunks(
     `add` adds to the scores `[g, q, K]` of a part of groups and queries.
     """
     (count, queries, _), cells = scaled.shape, key.shape[1]
-    keys, output = key.transpose(1, 2), value.new_empty(count, queries, value.shape[-1])
+    # Contiguous, or the product of every chunk in bfloat16 would copy them.
+    keys, output = key.transpose(1, 2).contiguous(), value.new_empty(count, queries, value.shape[-1])
     threads = torch.get_num_threads()
     chunk = _CACHED_SCORES[scaled.dtype == torch.bfloat16] if threads == 1 else _THREAD_SCORES * threads
     groups, step = max(chunk // (queries * cells), 1), max(chunk // cells, 1)

@@ -18,7 +18,7 @@ from openavs.errors import InputError, InvalidOutputError, ModelError
 from openavs.models.device import frames_per_batch, resolve_device, resolve_matmul_dtype
 from openavs.models.hub import ResolvedModel, load_pretrained, resolve
 from openavs.models.ops.image import normalization_table, normalize_bytes, resize_bilinear
-from openavs.models.ops.sam import prepare_encoder
+from openavs.models.ops.sam import optimize_decoder, prepare_encoder
 from openavs.structures.masks import RLE, mask_to_rle, rle_to_mask
 from openavs.structures.types import BoolMask, Box, ImageArray, Mask
 from openavs.utils.optional_deps import import_timm
@@ -47,8 +47,8 @@ class ImageTransform(Protocol):
 class BoxPromptSegmenter(ABC):
     """Base class of SAM, SAM-HQ, SAM 2 and EdgeTAM (transformers): encodes each image once, then decodes its boxes.
 
-    Only the image encoder computes in the requested dtype: in bfloat16 the prompt encoder would round box corners to
-    several pixels.
+    Only the image encoder computes in the requested dtype, and on a CPU the projections of its cells in the decoder: in
+    bfloat16 the prompt encoder would round box corners to several pixels.
 
     Args:
         model: reference of a checkpoint.
@@ -97,6 +97,8 @@ class BoxPromptSegmenter(ABC):
         )
         body = getattr(encoder, "backbone", encoder)  # SAM 2's neck stays in float32
         self._input_dtype = prepare_encoder(encoder, body, self.dtype, self.device)
+        if self.device.type == "cpu":
+            optimize_decoder(self.model.mask_decoder, self.dtype)
         self.kept = KeptEncodings()
 
     @torch.inference_mode()

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel, SamVisionConfig
+from transformers import Sam2HieraDetConfig, Sam2MaskDecoderConfig, Sam2VisionConfig, Sam2VisionModel, SamVisionConfig
 from transformers.models.sam.modeling_sam import SamVisionAttention, SamVisionEncoder
+from transformers.models.sam2.modeling_sam2 import Sam2MaskDecoder
 
 from openavs.models.ops.linear import Int8Linear, OneDnnLinear, supports_int8
-from openavs.models.ops.sam import attend_in_chunks, optimize_sam, prepare_encoder
+from openavs.models.ops.sam import attend_in_chunks, optimize_decoder, optimize_sam, prepare_encoder
 
 
 def sam(edge: int, relative: bool = True, window: int = 5, biases: bool = True) -> Any:
@@ -147,3 +148,35 @@ def test_a_gpu_expands_relative_positions_once(monkeypatch: pytest.MonkeyPatch) 
         expected = library(pixels(library)).last_hidden_state
         monkeypatch.delattr(SamVisionAttention, "get_rel_pos")
         assert torch.equal(prepared(pixels(library)).last_hidden_state, expected)
+
+
+def test_another_size_has_its_own_positions() -> None:
+    theirs, ours = hiera(), hiera()
+    optimize_sam(ours, torch.float32)
+    with torch.inference_mode():
+        for edge in (128, 64, 128):
+            asked = torch.randn(1, 3, edge, edge, generator=torch.Generator().manual_seed(2))
+            for one, other in zip(levels(ours, asked), levels(theirs, asked), strict=True):
+                assert torch.allclose(one, other, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_masks_of_the_decoder() -> None:
+    torch.manual_seed(0)
+    theirs = widened(Sam2MaskDecoder(Sam2MaskDecoderConfig(hidden_size=64, mlp_dim=128, num_attention_heads=4)))
+    ours, low = copy.deepcopy(theirs), copy.deepcopy(theirs)
+    optimize_decoder(ours, torch.float32)
+    optimize_decoder(low, torch.bfloat16)
+    asked = {
+        "image_embeddings": torch.randn(1, 64, 8, 8),
+        "image_positional_embeddings": torch.randn(1, 64, 8, 8),
+        "sparse_prompt_embeddings": torch.randn(1, 5, 2, 64),
+        "dense_prompt_embeddings": torch.randn(1, 64, 8, 8),
+        "multimask_output": True,
+        "high_resolution_features": [torch.randn(1, 8, 32, 32), torch.randn(1, 16, 16, 16)],
+    }
+    exact = theirs(**asked)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = theirs(**asked)[0]
+    assert torch.allclose(ours(**asked)[0], exact, atol=1e-4)
+    assert 0 < (low(**asked)[0] - exact).norm() < (rounded - exact).norm()
