@@ -45,7 +45,7 @@ def train(script: str, out: Path, *options: str) -> str:
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("grounding_dino", ("--cells", "3", "--steps", "3", "--repeated", "2")),
+        ("grounding_dino", ("--cells", "3", "--steps", "3", "--repeated", "2", "--bystanders", "2")),
         ("sam", ("--dense", "3", "--steps", "3")),
         ("resnet", ("--steps", "3", "--batch", "4")),
         ("mask2former", ("--steps", "3", "--batch", "2")),
