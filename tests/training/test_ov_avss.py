@@ -352,7 +352,6 @@ def test_transforms_are_the_published_ones() -> None:
         ({"sides": []}, "sides are lengths"),
         ({"crops": "round"}, "'corner' or 'centered'"),
         ({"crop_edges": "round"}, "'soft' or 'hard'"),
-        ({"crop_threshold": 1.5}, "a probability between 0 and 1"),
         ({"quieries": 5}, "quieries"),
     ],
 )

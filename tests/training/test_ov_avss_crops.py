@@ -75,12 +75,3 @@ def test_hard_crop_keeps_the_pixels_of_the_mask() -> None:
     masks[0, 0, 8:16, 8:24] = 0.5  # a mask that is hardly sure
     ((_, crops),) = mask_crops(frames, masks, 16, hard=True)
     assert (crops[0, :, 1:7, 1:15] == 200).all() and not crops[0, :, 9:].any()
-
-
-def test_threshold_leaves_out_pixels_that_are_not_sure() -> None:
-    frames, masks = torch.full((1, 3, 32, 32), 200, dtype=torch.uint8), torch.full((1, 1, 32, 32), -1.0)
-    masks[0, 0, 8:16, 8:24], masks[0, 0, 8:16, 8:16] = 1.0, 4.0
-    ((_, crops),) = mask_crops(frames, masks, 8, hard=True, threshold=0.9)
-    assert (crops[0, :, 1:7, 1:7] == 200).all(), "the crop shows the sure half only"
-    masks[0, 0, 8:16, 8:16] = 1.0
-    assert not list(mask_crops(frames, masks, 8, hard=True, threshold=0.9))

@@ -18,14 +18,12 @@ from openavs.errors import InputError
 from openavs.models.device import resolve_device
 from openavs.models.hub import load_pretrained, load_processor, resolve
 
+MASK_THRESHOLD = 0.5
+"""Probability above which a pixel belongs to a mask."""
+
 
 def mask_crops(
-    frames: torch.Tensor,
-    masks: torch.Tensor,
-    size: int,
-    centered: bool = False,
-    hard: bool = False,
-    threshold: float = 0.5,
+    frames: torch.Tensor, masks: torch.Tensor, size: int, centered: bool = False, hard: bool = False
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield the index of each mask that is not empty in all frames, and its crops `[n, 3, size, size]`, 0 to 255.
 
@@ -37,16 +35,15 @@ def mask_crops(
         size: side of the crops in pixels.
         centered: the square has the center of the box; otherwise, as published, its top left corner.
         hard: multiply by 0 or 1; otherwise, as published, by the probability.
-        threshold: probability above which a pixel belongs to a mask, 0.5 as published.
     """
     images = frames.float()
     for number, logits in enumerate(masks):  # one by one: memory does not grow with the number of masks
         full = F.interpolate(logits[None].float(), size=frames.shape[-2:], mode="bilinear", align_corners=False)
         soft = full[0].sigmoid()
-        visible = (soft > threshold).flatten(1).any(1)
+        visible = (soft > MASK_THRESHOLD).flatten(1).any(1)
         if visible.any():
-            squares = crop_squares(tight_boxes(soft[visible] > threshold), centered)
-            factor = (soft[visible] > threshold).float() if hard else soft[visible]
+            squares = crop_squares(tight_boxes(soft[visible] > MASK_THRESHOLD), centered)
+            factor = (soft[visible] > MASK_THRESHOLD).float() if hard else soft[visible]
             # Frame and mask are cropped separately and multiplied afterwards, as published.
             both = crop_and_resize(torch.cat([images[visible], factor[:, None]], dim=1), squares, size)
             yield number, both[:, :3] * both[:, 3:]
@@ -127,7 +124,7 @@ class MaskClassifier:
         device: the device; float32 except on GPUs that compute bfloat16 natively.
         batch_size: crops that are processed together.
         centered: see `mask_crops`.
-        hard, threshold: see `mask_crops`.
+        hard: see `mask_crops`.
         offline: load the model from this disk only.
     """
 
@@ -139,13 +136,12 @@ class MaskClassifier:
         batch_size: int = 64,
         centered: bool = False,
         hard: bool = False,
-        threshold: float = 0.5,
         offline: bool = False,
     ) -> None:
         place = resolve_device(str(device))
         found = resolve(model, offline)
         self.device = place.device
-        self.batch_size, self.centered, self.hard, self.threshold = batch_size, centered, hard, threshold
+        self.batch_size, self.centered, self.hard = batch_size, centered, hard
         self._clip: Any = load_pretrained(CLIPModel, found, place.dtype, place.device)
         self._tokenizer: Any = load_processor(AutoTokenizer, found)
         self._size: int = self._clip.config.vision_config.image_size
@@ -166,8 +162,7 @@ class MaskClassifier:
         sums = torch.zeros(len(masks), len(classes), device=self.device)
         counts = torch.zeros(len(masks), 1, device=self.device)
         scale = self._clip.logit_scale.exp().float()  # 100 in OpenAI's checkpoints
-        options = self._size, self.centered, self.hard, self.threshold
-        crops = mask_crops(frames.to(self.device), masks.to(self.device), *options)
+        crops = mask_crops(frames.to(self.device), masks.to(self.device), self._size, self.centered, self.hard)
         for numbers, pixels in _batches(crops, self.batch_size):
             owners = torch.tensor(numbers, device=self.device)
             sums.index_add_(0, owners, scale * self._embed_crops(pixels) @ texts.T)

@@ -97,7 +97,6 @@ class OvAvssStudentConfig:
         clip: reference of the CLIP that classifies masks; only label maps need it.
         crops: position of the square crops: `corner`, as published, or `centered`.
         crop_edges: edges of the masks in the crops: `soft`, as published, or `hard`.
-        crop_threshold: probability above which a pixel belongs to a mask in the crops.
         objectness: minimum probability of a sounding object for a query to be classified. None, as published,
             classifies all queries, at up to ten times the cost.
         threshold, top: the `top` best pairs of query and class are kept if their probability is above `threshold`.
@@ -122,7 +121,6 @@ class OvAvssStudentConfig:
     clip: str | None = "hf:openai/clip-vit-base-patch16"
     crops: str = "corner"
     crop_edges: str = "soft"
-    crop_threshold: float = 0.5
     objectness: float | None = None
     threshold: float = 0.3
     top: int = 10
@@ -134,8 +132,6 @@ class OvAvssStudentConfig:
             raise InputError(f"ov-avss: crops are 'corner' or 'centered', not {self.crops!r}")
         if self.crop_edges not in ("soft", "hard"):
             raise InputError(f"ov-avss: crop_edges are 'soft' or 'hard', not {self.crop_edges!r}")
-        if not 0 < self.crop_threshold < 1:
-            raise InputError(f"ov-avss: crop_threshold is a probability between 0 and 1, not {self.crop_threshold}")
         if self.channels % 32 or self.channels % self.heads or self.encoder_ffn % self.heads:
             raise InputError(
                 f"ov-avss: channels ({self.channels}) must be a multiple of 32 and of heads ({self.heads}), and "

@@ -173,7 +173,6 @@ class OvAvss(Student):
                 batch_size=self.config.crop_batch,
                 centered=self.config.crops == "centered",
                 hard=self.config.crop_edges == "hard",
-                threshold=self.config.crop_threshold,
                 offline=self.offline,
             )
         return self._classifier
