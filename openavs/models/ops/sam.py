@@ -73,17 +73,17 @@ def optimize_sam(encoder: nn.Module, dtype: torch.dtype) -> None:
             return OptimizedSamLayer(module, dtype)
         if isinstance(module, Sam2MultiScaleAttention):
             return HieraAttention(module, dtype)
-        if isinstance(module, Sam2SinePositionEmbedding):
-            return NoPositions()
         if isinstance(module, Sam2FeedForward) and module.num_layers == 2 and not module.sigmoid_output:
             return FeedForward(module.proj_in, module.proj_out, module.activation, dtype)
         return inference_linear(module) if type(module) is nn.Linear else None
 
     replace_modules(encoder, replacement)
-    for module in encoder.modules():
-        if isinstance(module, Sam2HieraDetModel):  # interpolated from the weights, for the size of the input
-            backbone: Any = module
-            backbone._get_pos_embed = lru_cache(maxsize=1)(backbone._get_pos_embed)
+    part: Any
+    for part in encoder.modules():  # positions depend on the size of the input alone
+        if isinstance(part, Sam2HieraDetModel):
+            part._get_pos_embed = lru_cache(maxsize=1)(part._get_pos_embed)
+        if isinstance(part, Sam2SinePositionEmbedding):
+            part.forward = lru_cache(maxsize=4)(part.forward)  # one for each level
 
 
 def optimize_decoder(decoder: nn.Module, dtype: torch.dtype) -> None:
@@ -94,14 +94,6 @@ def optimize_decoder(decoder: nn.Module, dtype: torch.dtype) -> None:
         return inference_linear(module, exact) if type(module) is nn.Linear and "_to_" in name else None
 
     replace_modules(decoder, replacement)
-
-
-class NoPositions(nn.Module):
-    """Replaces SAM 2's position embedding of the features, which only its memory of other frames reads."""
-
-    def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Return `[B, 0, h, w]` for features of a shape `[B, C, h, w]`."""
-        return torch.empty((shape[0], 0, *shape[2:]), device=device, dtype=dtype)
 
 
 class OptimizedSamLayer(nn.Module):
