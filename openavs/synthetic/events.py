@@ -38,11 +38,15 @@ def active_spans(signal: npt.NDArray[np.floating]) -> list[tuple[float, float]]:
 
     An event is a run of 20 ms blocks within 30 dB of the loudest block; pauses shorter than 0.65 s do not end it.
     """
-    power = np.mean(np.pad(signal, (0, -len(signal) % BLOCK)).reshape(-1, BLOCK).astype(np.float64) ** 2, axis=1)
-    loudest = power.max(initial=0.0)
-    active = np.flatnonzero(power >= loudest * 10 ** (-RANGE_DB / 10)) if loudest > 0 else np.zeros(0, dtype=np.intp)
+    active = np.flatnonzero(active_blocks(signal))
     if not len(active):
         return []
     pauses = np.flatnonzero((np.diff(active) - 1) * BLOCK >= GAP * RATE)
     starts, ends = active[[0, *(pauses + 1)]], active[[*pauses, -1]] + 1
     return [(s * BLOCK / RATE, e * BLOCK / RATE) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def active_blocks(signal: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
+    """Return which 20 ms blocks of a source's own signal `[N]` are within 30 dB of the loudest one; none of silence."""
+    power = np.mean(np.pad(signal, (0, -len(signal) % BLOCK)).reshape(-1, BLOCK).astype(np.float64) ** 2, axis=1)
+    return np.asarray((power > 0) & (power >= power.max(initial=0.0) * 10 ** (-RANGE_DB / 10)))

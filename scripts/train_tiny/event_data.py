@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from openavs.synthetic.audio import RATE, background, mix, sound_of
 from openavs.synthetic.categories import KINDS
-from openavs.synthetic.events import BLOCK, active_spans
+from openavs.synthetic.events import BLOCK, active_blocks, active_spans
 from scripts.train_tiny.audio_data import generator
 
 FRAME_RATE = 25
@@ -24,7 +24,8 @@ class LabeledTrack:
     """A soundtrack with its targets."""
 
     samples: Samples  # [seconds * RATE]
-    targets: Samples  # [len(KINDS), seconds * FRAME_RATE], shares of the frame in which the kind sounds
+    events: Samples  # [len(KINDS), seconds * FRAME_RATE], shares of the frame that events of the kind cover
+    sounding: Samples  # the same shape, 1 where the kind sounds, and 0 also in the pauses within an event
 
 
 class TrackPool:
@@ -64,7 +65,8 @@ def sample_track(
     count = int(rng.choice(np.arange(len(shares)) + 1, p=shares))
     kinds = rng.choice(len(KINDS), count, replace=False)
     length = seconds * RATE
-    parts, targets = [background(float(seconds), rng)], np.zeros((len(KINDS), seconds * FRAME_RATE), np.float32)
+    parts = [background(float(seconds), rng)]
+    events, sounding = np.zeros((2, len(KINDS), seconds * FRAME_RATE), np.float32)
     gain = 10 ** (rng.uniform(-6, 3) / 20)
     sample_runs = _joint_runs if joint else _single_run
     for kind, runs in zip(kinds, sample_runs(count, length, min(length, pool.sounds.shape[2]), rng), strict=True):
@@ -73,8 +75,8 @@ def sample_track(
             part[start:end] = pool.cut(int(kind), end - start, rng)
         part *= np.float32(gain * 10 ** (rng.uniform(-3, 3) / 20))
         parts.append(part)
-        targets[kind] = active_frames(part)
-    return LabeledTrack(mix(parts), targets)
+        events[kind], sounding[kind] = event_frames(part), sounding_frames(part)
+    return LabeledTrack(mix(parts), events, sounding)
 
 
 def _single_run(count: int, length: int, longest: int, rng: np.random.Generator) -> Iterator[list[tuple[int, int]]]:
@@ -101,8 +103,13 @@ def _joint_runs(count: int, length: int, longest: int, rng: np.random.Generator)
         yield [(edges[a], min(edges[b], edges[a] + longest)) for a, b in own]
 
 
-def active_frames(sound: Samples) -> Samples:
-    """Return the share of each 40 ms of a source's own signal in which it sounds (`active_spans`)."""
+def sounding_frames(sound: Samples) -> Samples:
+    """Return 1 for every 40 ms of a source's own signal with an active block, and 0 for others."""
+    return active_blocks(sound).reshape(-1, FRAME // BLOCK).any(axis=1).astype(np.float32)
+
+
+def event_frames(sound: Samples) -> Samples:
+    """Return the share of each 40 ms of a source's own signal that its events cover (`active_spans`)."""
     blocks = np.zeros(len(sound) // BLOCK, dtype=np.float32)
     for onset, offset in active_spans(sound):
         blocks[round(onset * RATE / BLOCK) : round(offset * RATE / BLOCK)] = 1.0

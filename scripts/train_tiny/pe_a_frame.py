@@ -193,12 +193,14 @@ def train(
     clips: int = 60,
     joint: float = 0.0,
     edge_weight: float = 1.0,
+    pauses: bool = False,
 ) -> None:
     """Train in place; the model is in evaluation mode afterwards.
 
     `first` and `then` are the shares of soundtracks with one source, two and so on, in the first 15 % of the steps and
     in the others. `joint` is the share of those whose sources start and stop together (`sample_track`), and
-    `edge_weight` the weight of the frames around the start and the end of a source.
+    `edge_weight` the weight of the frames around the start and the end of a source. With `pauses` nothing
+    sounds in the pauses within an event: no model can know in a pause whether another bark follows.
     """
     started = time.monotonic()
     pool = TrackPool(clips, 5.0, TRAIN, seed)
@@ -222,8 +224,12 @@ def train(
         audio = encode(model, torch.from_numpy(np.stack([track.samples for track in tracks])))
         text = embed_texts(model, tokenizer, random_texts(rng))
         logits = logits_of(model, audio, text)
-        targets = F.pad(torch.from_numpy(np.stack([track.targets for track in tracks])), (0, 0, 0, 1))
-        weights_of = 1 + (edge_weight - 1) * near_edges(targets)
+        events, sounding = (
+            F.pad(torch.from_numpy(np.stack(own)), (0, 0, 0, 1))
+            for own in zip(*((track.events, track.sounding) for track in tracks), strict=True)
+        )
+        targets = sounding if pauses else events
+        weights_of = 1 + (edge_weight - 1) * near_edges(events)
         loss = F.binary_cross_entropy_with_logits(logits, targets, weights_of) * len(KINDS)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -250,7 +256,7 @@ def evaluate(
     text = tokenizer([kind.heard[0] for kind in KINDS], padding=True, return_tensors="pt", return_token_type_ids=False)
     tracks = [sample_track(pool, generator(split, seed + 1, index), 5) for index in range(count)]
     scores = torch.stack([_forward(model, track, text) for track in tracks])
-    truth = torch.from_numpy(np.stack([track.targets for track in tracks])) >= 0.5
+    truth = torch.from_numpy(np.stack([track.sounding for track in tracks])) >= 0.5
     figures = {}
     for threshold in (0.3, 0.4, 0.5, 0.6):
         found = scores >= threshold
@@ -271,9 +277,12 @@ def main() -> None:
 
     `--more` are steps of a second training, from the saved weights, on other sounds in mixtures like those of scenes;
     `--edges` those of a third and a fourth one, in which starts and ends count more, and three of five soundtracks have
-    sources that start and stop together. `--start FOLDER` skips the first, and with `--more 0` the second, too.
+    sources that start and stop together; `--pauses` those of two more like these, in which nothing sounds in pauses.
+    `--start FOLDER` skips the first, and `--more 0` and `--edges 0` skip those of their steps.
     """
-    args = parse_arguments(__doc__, steps=2600, more=8000, edges=4000, batch=10, rate=2e-3, seed=0, start="")
+    args = parse_arguments(
+        __doc__, steps=2600, more=8000, edges=4000, pauses=3000, batch=10, rate=2e-3, seed=0, start=""
+    )
     torch.set_flush_denormal(True)
     tokenizer = build_tokenizer()
     settings: dict[str, Any] = {"batch": args.batch, "rate": args.rate}
@@ -288,8 +297,15 @@ def main() -> None:
         save_half(model, args.out)
         model = PeAudioFrameLevelModel.from_pretrained(args.out, dtype=torch.float32)
     settings |= {"rate": args.rate / 2, "clips": 100, "joint": 0.6, "edge_weight": 4.0}
-    for seed in (args.seed + 2000, args.seed + 3000) if args.edges else ():
-        train(model, tokenizer, steps=args.edges, seed=seed, first=_SCENES, then=_SCENES, **settings)
+    trainings = [
+        (args.edges, 2000, False),
+        (args.edges, 3000, False),
+        (args.pauses, 5000, True),
+        (args.pauses, 6000, True),
+    ]
+    for steps, seed, pauses in (own for own in trainings if own[0]):
+        settings |= {"seed": args.seed + seed, "pauses": pauses}
+        train(model, tokenizer, steps=steps, first=_SCENES, then=_SCENES, **settings)
         save_half(model, args.out)
         model = PeAudioFrameLevelModel.from_pretrained(args.out, dtype=torch.float32)
     PeAudioProcessor(feature_extractor=build_extractor(), tokenizer=tokenizer).save_pretrained(args.out)

@@ -48,20 +48,24 @@ def test_the_fast_encoder_of_the_training_equals_that_of_the_library(model: Any)
     assert (fast - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_targets_are_the_shares_of_frames_in_which_a_source_sounds() -> None:
+def test_targets_are_the_shares_of_frames_that_events_cover_or_the_frames_that_sound() -> None:
     sound = np.zeros(RATE, dtype=np.float32)
     sound[round(0.22 * RATE) : round(0.5 * RATE)] = 0.1
     expected = np.zeros(25)
     expected[5], expected[6:12], expected[12] = 0.5, 1.0, 0.5  # 0.22 and 0.5 s are in the middle of frames of 40 ms
-    assert event_data.active_frames(sound) == pytest.approx(expected)
+    assert event_data.event_frames(sound) == pytest.approx(expected)
+    assert event_data.sounding_frames(sound) == pytest.approx(np.ceil(expected))
+    sound[round(0.3 * RATE) : round(0.42 * RATE)] = 0.0  # a pause, which does not end the event
+    assert event_data.event_frames(sound) == pytest.approx(expected)
+    assert event_data.sounding_frames(sound)[5:13].tolist() == [1, 1, 1, 0, 0, 1, 1, 1]
 
 
 def test_training_soundtracks_have_targets_for_their_sources_only() -> None:
     pool = event_data.TrackPool(1, 2.0, audio_data.TRAIN, 0)
     for index in range(5):
         track = event_data.sample_track(pool, audio_data.generator(audio_data.TRAIN, 1, index), 3, (0.0, 1.0))
-        assert track.samples.shape == (3 * RATE,) and track.targets.shape == (len(KINDS), 75)
-        assert (track.targets.max(axis=1) > 0).sum() == 2
+        assert track.samples.shape == (3 * RATE,) and track.events.shape == track.sounding.shape == (len(KINDS), 75)
+        assert (track.sounding.max(axis=1) > 0).sum() == 2
 
 
 def test_joint_sources_start_and_stop_together_and_may_sound_twice() -> None:
@@ -76,7 +80,7 @@ def test_joint_sources_start_and_stop_together_and_may_sound_twice() -> None:
         longest = max(longest, *map(len, runs))
     assert longest == 2 and len(starts) > 8
     track = event_data.sample_track(pool, audio_data.generator(audio_data.TRAIN, 1, 0), 3, (0.0, 1.0), joint=True)
-    assert (track.targets.max(axis=1) > 0).sum() == 2
+    assert (track.sounding.max(axis=1) > 0).sum() == 2
 
 
 def test_frames_around_starts_and_ends_count_more() -> None:
@@ -94,7 +98,7 @@ def test_training_is_reproducible() -> None:
     def trained(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(0)
         model = pe_a_frame.build_model(tokenizer)
-        pe_a_frame.train(model, tokenizer, steps=6, batch=2, rate=1e-3, seed=seed, clips=1)
+        pe_a_frame.train(model, tokenizer, steps=6, batch=2, rate=1e-3, seed=seed, clips=1, pauses=True)
         assert not model.training
         figures = pe_a_frame.evaluate(model, tokenizer, split=audio_data.VAL, count=2)
         assert all(0 <= share <= 1 for share in figures.values())
