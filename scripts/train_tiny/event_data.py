@@ -105,7 +105,7 @@ def _joint_runs(count: int, length: int, longest: int, rng: np.random.Generator)
 
 def sounding_frames(sound: Samples) -> Samples:
     """Return 1 for every 40 ms of a source's own signal with an active block, and 0 for others."""
-    return active_blocks(sound).reshape(-1, FRAME // BLOCK).any(axis=1).astype(np.float32)
+    return np.asarray(active_blocks(sound).reshape(-1, FRAME // BLOCK).any(axis=1), dtype=np.float32)
 
 
 def event_frames(sound: Samples) -> Samples:
