@@ -76,7 +76,7 @@ def test_a_step_that_takes_too_long_is_stopped_and_the_error_is_reported(script:
     assert "invalid choice" in script.run_step("language", ["--size", "none"], 60)["error"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_step_runs(script: Any) -> None:
     found = run()["steps"]
     assert list(found) == list(script.STEPS)
@@ -84,7 +84,7 @@ def test_every_step_runs(script: Any) -> None:
     assert found["jobs"]["exit_code"] == 0 and found["jobs"]["out_of_memory"]["batches"] == [8, 4, 2, 2, 4, 2, 2]
     assert found["jobs"]["out_of_memory"]["largest_difference"] < 1e-3
     assert {(row["what"], row["things"]) for row in found["pipelines"]["rows"]} == {
-        (name, things) for name in script.RECIPES for things in script.THINGS
+        (name, things) for name in script.RECIPES for things in script.THINGS[:2]
     }
     assert all(row["clips_per_s"] > 0 and row["roofline_share"] > 0 for row in found["pipelines"]["rows"])
     assert len(found["compile"]["first_call_seconds"]) == 2
