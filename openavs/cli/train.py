@@ -257,4 +257,7 @@ def _print(report: Mapping[str, Any]) -> None:
     if report["person"]:
         of = pluralize(report["person"], "training clip")
         echo(f"{of} corrected or reviewed by a person, weight {report['person_weight']:g}")
+    if gain := report["corrections_gain"]:
+        low, high = (100 * end for end in gain["interval"])
+        echo(f"last student with them minus without: {100 * gain['mean']:+.2f} ({low:+.2f} to {high:+.2f})")
     echo(f"last student: --pipeline {report['pipeline']}")

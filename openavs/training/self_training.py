@@ -26,6 +26,7 @@ from openavs.config.recipe import STUDENT, Recipe, load_recipe
 from openavs.corrections.review import combined_digest, person_clips
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import BenchmarkConfig
+from openavs.evaluation.compare import compare, read_report
 from openavs.evaluation.datasets.base import Dataset
 from openavs.evaluation.evaluator import evaluate, recipe_predictor
 from openavs.evaluation.job_io import folder_names
@@ -122,6 +123,10 @@ def self_train(
         labeler = student_predictor(_student_recipe(student, device), splits.train)
     if config.truth:
         figures["truth"] = train_and_score(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
+    uncorrected = folder / "test"  # of the student without the corrections, if there was one
+    gain = (
+        compare(read_report(uncorrected), read_report(folders[1]))["score"] if person and uncorrected.is_dir() else None
+    )
     report = {
         "benchmark": splits.test.benchmark,
         "teacher": teacher.name,
@@ -130,6 +135,7 @@ def self_train(
         "kept": kept,
         "person": len(person),
         "person_weight": recipe.labels.person_weight,
+        "corrections_gain": gain and {"mean": gain["difference"], "interval": gain["interval"]},
         "figures": figures,
         "pipeline": f"student:{student}",
     }

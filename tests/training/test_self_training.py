@@ -12,11 +12,14 @@ import pytest
 from PIL import Image
 
 from openavs.config.recipe import load_recipe
+from openavs.corrections.store import replace_segments
 from openavs.errors import InputError
 from openavs.evaluation.benchmark import load_benchmark, open_dataset
+from openavs.evaluation.compare import read_report
 from openavs.evaluation.predictor import Predictor
+from openavs.results.serialization import read_result
 from openavs.structures.masks import mask_to_rle
-from openavs.structures.types import Clip, ClipResult, FrameResult, Prompt, Segment
+from openavs.structures.types import Clip, ClipResult, Correction, FrameResult, Prompt, Segment
 from openavs.synthetic.datasets import write_layout
 from openavs.training.config import load_training_recipe
 from openavs.training.labels import PseudoLabels
@@ -138,6 +141,32 @@ def test_self_training_with_tiny_as_teacher_resumes(openavs: Any, s4: Path, vggi
     before = (tmp_path / "round-1" / "student" / "model.safetensors").stat().st_mtime_ns
     assert openavs(*command, *SMALL, f"audio={vggish}").json() == report
     assert (tmp_path / "round-1" / "student" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.long
+def test_the_gain_by_corrections_is_in_the_report(openavs: Any, s4: Path, vggish: Path, tmp_path: Path) -> None:
+    """The student of the corrected labels is compared with the one before, clip by clip."""
+    command = ["self-train", "tpavi", "--root", s4, "--benchmark", "s4", "--pipeline", "tiny", "--out", tmp_path]
+    command += ["--max-steps", "1", "--device", "cpu", *SMALL, f"audio={vggish}"]
+    first = openavs(*command, "--json", "-q")
+    assert first.code == 0, first.err
+    assert (first.json()["person"], first.json()["corrections_gain"]) == (0, None)
+    clip = next((tmp_path / "round-1" / "labels" / "clips").iterdir())
+    size = read_result(clip.parents[1], clip.name).size
+    drawn = mask_to_rle(np.ones(size, dtype=bool))
+    mask = Segment(drawn, drawn.box, "object", 1.0, track=0, author="person")
+    replace_segments(clip, {0: [mask]}, [Correction("mask", 0, 0, "object", at="2026-12-01T12:00:00Z")])
+    again = openavs(*command)
+    assert again.code == 0, again.err
+    assert "1 training clip corrected or reviewed by a person" in again.out
+    assert "last student with them minus without: " in again.out
+    report = json.loads((tmp_path / "self_training.json").read_text())
+    scores = [
+        read_report(folder)["figures"]["official"]["miou"] for folder in sorted((tmp_path / "round-1").glob("test*"))
+    ]
+    assert report["corrections_gain"]["mean"] == pytest.approx(scores[1] - scores[0])
+    low, high = report["corrections_gain"]["interval"]
+    assert low <= report["corrections_gain"]["mean"] <= high
 
 
 @pytest.mark.slow
