@@ -277,7 +277,7 @@ def main() -> None:
 
     `--more` are steps of a second training, from the saved weights, on other sounds in mixtures like those of scenes;
     `--edges` those of a third and a fourth one, in which starts and ends count more, and three of five soundtracks have
-    sources that start and stop together; `--pauses` those of two more like these, in which nothing sounds in pauses.
+    sources that start and stop together; `--pauses` those of three more like these, in which nothing sounds in pauses.
     `--start FOLDER` skips the first, and `--more 0` and `--edges 0` skip those of their steps.
     """
     args = parse_arguments(
@@ -302,6 +302,7 @@ def main() -> None:
         (args.edges, 3000, False),
         (args.pauses, 5000, True),
         (args.pauses, 6000, True),
+        (args.pauses, 7000, True),
     ]
     for steps, seed, pauses in (own for own in trainings if own[0]):
         settings |= {"seed": args.seed + seed, "pauses": pauses}
