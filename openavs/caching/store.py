@@ -45,6 +45,7 @@ _DISK_BLOCK = 4096  # bytes; the least that a file takes on a disk
 _TOUCH_INTERVAL = 3600.0  # seconds between updates of an entry's time of use: a write per read would be slow on NFS
 _TEMPORARY_LIFETIME = 3600.0  # seconds after which a temporary file is from a killed process
 _NAME = re.compile(r"([a-z]+)-[0-9a-f]{62}")
+_OBJECT = re.compile(rf"v[0-9]+/[0-9a-f]{{2}}/{_NAME.pattern}")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
 
@@ -145,8 +146,8 @@ class StageCache:
         path = _entry_path(stage, key)
         try:
             data = self._files.read(path)
-            header, _, content = data.partition(b"\n")
-            if header + b"\n" != _header(stage, key, content):
+            header, end, content = data.partition(b"\n")
+            if header + end != _header(stage, key, content):
                 logger.warning("the cache entry %s/%s is damaged and will be computed again", self.place, path)
                 self._files.remove(path)
                 return None
@@ -253,12 +254,11 @@ class _Objects:
 
     def entries(self) -> Iterator[CacheEntry]:
         for name, facts in self._try(lambda store: store.find()).items():
-            path = Path(name)
-            own = _NAME.fullmatch(path.name)
+            own = _OBJECT.fullmatch(name)
             written = facts.get("LastModified") or facts.get("mtime") or facts.get("created")
             if own:
                 used = written.timestamp() if isinstance(written, datetime) else float(written or 0)
-                yield CacheEntry(path, own[1], int(facts["size"]), used)
+                yield CacheEntry(Path(name), own[1], int(facts["size"]), used)
 
     def set_limit(self, size: int) -> None:
         raise InputError(f"{self.place} has no limit; set a lifecycle rule of the bucket, or prune it")

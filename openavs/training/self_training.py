@@ -40,6 +40,7 @@ from openavs.training.labels import CONFIDENCE, LEFT_OUT
 from openavs.training.trainer import train
 from openavs.utils.fs import atomic_write
 from openavs.utils.plugins import is_file_reference
+from openavs.utils.serialization import parse_json
 from openavs.utils.text import pluralize
 
 
@@ -123,10 +124,6 @@ def self_train(
         labeler = student_predictor(_student_recipe(student, device), splits.train)
     if config.truth:
         figures["truth"] = train_and_score(recipe, splits, out / "truth", out / "truth-test", None, device, progress)
-    uncorrected = folder / "test"  # of the student without the corrections, if there was one
-    gain = (
-        compare(read_report(uncorrected), read_report(folders[1]))["score"] if person and uncorrected.is_dir() else None
-    )
     report = {
         "benchmark": splits.test.benchmark,
         "teacher": teacher.name,
@@ -135,7 +132,7 @@ def self_train(
         "kept": kept,
         "person": len(person),
         "person_weight": recipe.labels.person_weight,
-        "corrections_gain": gain and {"mean": gain["difference"], "interval": gain["interval"]},
+        "corrections_gain": _corrections_gain(folder, mark) if mark else None,
         "figures": figures,
         "pipeline": f"student:{student}",
     }
@@ -233,6 +230,21 @@ def train_and_score(
     train(recipe, splits.train, splits.val, folder, labels=labels, resume=True, device=device, progress=progress)
     predictor = student_predictor(_student_recipe(folder, device), splits.test)
     return _evaluate(predictor, splits.test, test, progress)
+
+
+def _corrections_gain(folder: Path, mark: str) -> dict[str, Any] | None:
+    """Return the score of a round's student of corrected labels minus that of the one before the corrections.
+
+    None if there is no such student that was evaluated, or if it had another recipe.
+    """
+    tests, students = ([folder / name, folder / f"{name}{mark}"] for name in ("test", "student"))
+    if not (tests[0] / "report.json").is_file():
+        return None
+    before, after = (parse_json((student / "train.json").read_bytes())["recipe"] for student in students)
+    if before != after:
+        return None
+    score = compare(*map(read_report, tests))["score"]
+    return {"mean": score["difference"], "interval": score["interval"]}
 
 
 def _student_recipe(folder: Path, device: str) -> Recipe:

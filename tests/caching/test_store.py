@@ -199,6 +199,14 @@ def test_a_damaged_object_is_rejected_and_removed(shared: StageCache, caplog: py
     assert "damaged" in caplog.text
 
 
+def test_only_objects_of_the_cache_are_removed(shared: StageCache) -> None:
+    store, name = ObjectStore("memory://bucket"), f"captioner-{key_of(1)[2:]}"
+    store.put({f"stages/{name}": b"mine", f"stages/other/v3/ab/{name}": b"mine"})
+    shared.put("captioner", key_of(2), b"x")
+    assert len(shared.prune(0)) == 1
+    assert set(store.find()) == {f"stages/{name}", f"stages/other/v3/ab/{name}"}
+
+
 def test_objects_are_pruned_the_oldest_first_and_have_no_limit(shared: StageCache) -> None:
     for i in range(3):
         shared.put("captioner", key_of(i), bytes(1000))
