@@ -17,6 +17,7 @@ from openavs.jobs.job import Job, ShardSpec
 from openavs.jobs.manifest import JobRequest, Manifest
 from openavs.jobs.output_dir import open_folder
 from openavs.labeling.open import open_source
+from tests.conftest import Outcome
 from tests.media_files import gray, make_media, tone
 from tests.plugin_recipe import STAGES, write_recipe
 
@@ -131,3 +132,9 @@ def label(*args: str | Path, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options
     )
+
+
+def finished(process: subprocess.Popen[str]) -> Outcome:
+    """Waits for a process of `label`."""
+    out, err = process.communicate(timeout=300)
+    return Outcome(process.returncode, out, err)

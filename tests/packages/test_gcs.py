@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from openavs.utils.objects import ObjectStore
-from tests.conftest import Outcome
-from tests.jobs.pool import label, recipe, tree, videos
+from tests.jobs.pool import finished, label, tree, videos
 from tests.jobs.stores import fetch, gcs_server, upload
 
 pytest.importorskip("gcsfs", reason="gcsfs is not installed; make test-packages installs it")
@@ -43,12 +41,6 @@ def pool(server: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """0.15 s a clip, so that there is something to interrupt."""
-    return recipe(tmp_path_factory.mktemp("slow"), detector={"use": "./stages.py:Slow"})
-
-
-@pytest.fixture(scope="module")
 def whole(pool: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The tree of a local job."""
     out = tmp_path_factory.mktemp("whole") / "out"
@@ -58,11 +50,6 @@ def whole(pool: Path, slow: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def words(made: Path, out: str | Path, source: str | Path = f"{BUCKET}/clips") -> tuple[str | Path, ...]:
     return (source, "--pipeline", made, "--shard-size", "3", "--workers", "1", "--json", "--out", out)
-
-
-def finished(process: subprocess.Popen[str]) -> Outcome:
-    out, err = process.communicate(timeout=300)
-    return Outcome(process.returncode, out, err)
 
 
 def test_the_store_creates_an_object_once() -> None:

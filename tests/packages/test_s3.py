@@ -10,7 +10,6 @@ import random
 import signal
 import socket
 import socketserver
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,8 +22,7 @@ import pytest
 from openavs.errors import InputError, StoreError
 from openavs.utils import objects
 from openavs.utils.objects import ObjectStore
-from tests.conftest import Outcome
-from tests.jobs.pool import label, recipe, tree, videos
+from tests.jobs.pool import finished, label, tree, videos
 from tests.jobs.stores import fetch, s3_server, upload
 
 s3fs: Any = pytest.importorskip("s3fs", reason="s3fs is not installed; make test-packages installs it")
@@ -52,17 +50,6 @@ def pool(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "v05.mp4").write_bytes(b"no video")
     upload(folder, f"{BUCKET}/clips")
     return folder
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """0.15 s a clip, so that there is something to interrupt."""
-    return recipe(tmp_path_factory.mktemp("slow"), detector={"use": "./stages.py:Slow"})
-
-
-def finished(process: subprocess.Popen[str]) -> Outcome:
-    out, err = process.communicate(timeout=300)
-    return Outcome(process.returncode, out, err)
 
 
 def words(made: Path, out: str | Path, source: str | Path = f"{BUCKET}/clips") -> tuple[str | Path, ...]:
